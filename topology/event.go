@@ -1,0 +1,158 @@
+package topology
+
+import "fmt"
+
+// Event is one change of the graph: SwitchAdded, SwitchGone, PortChanged,
+// LinkUp, LinkDown, LinkChanged, HostAdded, HostMoved, HostChanged or
+// HostGone. Events are values and may be kept.
+type Event interface {
+	fmt.Stringer
+	// fabric is true when the change concerns switches, ports or links.
+	fabric() bool
+}
+
+// Reason says why a link or a host is gone.
+type Reason uint8
+
+// The reasons.
+const (
+	// ReasonExpired: not heard for longer than its time to live.
+	ReasonExpired Reason = iota + 1
+	// ReasonPort: its port went down or was removed.
+	ReasonPort
+	// ReasonSwitch: its switch was removed.
+	ReasonSwitch
+	// ReasonLink: its port turned out to be the end of a link (hosts), or to
+	// belong to another link (links).
+	ReasonLink
+	// ReasonEvicted: the table was full and the host had been silent longest.
+	ReasonEvicted
+)
+
+var reasons = [...]string{"none", "expired", "port down", "switch gone", "port is a link", "table full"}
+
+// String returns the reason in words.
+func (r Reason) String() string {
+	if int(r) < len(reasons) {
+		return reasons[r]
+	}
+	return fmt.Sprintf("reason(%d)", uint8(r))
+}
+
+// MarshalText gives the reason in JSON as String does.
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// SwitchAdded tells of a switch not known before, with its ports.
+type SwitchAdded struct{ Switch Switch }
+
+// SwitchGone tells that a switch was removed.
+type SwitchGone struct{ DPID DPID }
+
+// PortChanged tells that a port of a known switch came, changed or was removed.
+type PortChanged struct {
+	Place Place
+	// Port is the new state; when Gone, the last one with Up false.
+	Port PortState
+	Gone bool
+}
+
+// LinkUp tells that a link now carries traffic.
+type LinkUp struct{ Link Link }
+
+// LinkDown tells that a link no longer carries traffic. Link.State says what
+// is left of it.
+type LinkDown struct {
+	Link   Link
+	Reason Reason
+}
+
+// LinkChanged tells of a link that carries no traffic, before and now: a cable
+// heard one way, a loop, a shared medium, or the end of such (StateGone). It
+// matters because its ends are not edge ports.
+type LinkChanged struct{ Link Link }
+
+// HostAdded tells of a host not known before.
+type HostAdded struct{ Host Host }
+
+// HostMoved tells that a host is now seen at Host.Place and no longer at From.
+type HostMoved struct {
+	Host Host
+	From Place
+}
+
+// HostChanged tells that the addresses of a host changed, or its pin.
+type HostChanged struct{ Host Host }
+
+// HostGone tells that a host was forgotten.
+type HostGone struct {
+	Host   Host
+	Reason Reason
+}
+
+func (SwitchAdded) fabric() bool { return true }
+func (SwitchGone) fabric() bool  { return true }
+func (PortChanged) fabric() bool { return true }
+func (LinkUp) fabric() bool      { return true }
+func (LinkDown) fabric() bool    { return true }
+func (LinkChanged) fabric() bool { return true }
+func (HostAdded) fabric() bool   { return false }
+func (HostMoved) fabric() bool   { return false }
+func (HostChanged) fabric() bool { return false }
+func (HostGone) fabric() bool    { return false }
+
+// String returns the event in one line.
+func (e SwitchAdded) String() string {
+	return fmt.Sprintf("switch added %v ports=%d", e.Switch.DPID, len(e.Switch.Ports))
+}
+
+// String returns the event in one line.
+func (e SwitchGone) String() string { return fmt.Sprintf("switch gone %v", e.DPID) }
+
+// String returns the event in one line.
+func (e PortChanged) String() string {
+	state := "down"
+	switch {
+	case e.Gone:
+		state = "gone"
+	case e.Port.Up:
+		state = "up"
+	}
+	return fmt.Sprintf("port %s %v", state, e.Place)
+}
+
+// String returns the event in one line.
+func (e LinkUp) String() string { return fmt.Sprintf("link up %v-%v", e.Link.A, e.Link.B) }
+
+// String returns the event in one line.
+func (e LinkDown) String() string {
+	return fmt.Sprintf("link down %v-%v now=%v (%v)", e.Link.A, e.Link.B, e.Link.State, e.Reason)
+}
+
+// String returns the event in one line.
+func (e LinkChanged) String() string {
+	return fmt.Sprintf("link %v %v-%v", e.Link.State, e.Link.A, e.Link.B)
+}
+
+// String returns the event in one line.
+func (e HostAdded) String() string {
+	return fmt.Sprintf("host added %v at %v ips=%v", e.Host.Key(), e.Host.Place, e.Host.IPs)
+}
+
+// String returns the event in one line.
+func (e HostMoved) String() string {
+	return fmt.Sprintf("host moved %v from %v to %v ips=%v", e.Host.Key(), e.From, e.Host.Place, e.Host.IPs)
+}
+
+// String returns the event in one line.
+func (e HostChanged) String() string {
+	s := fmt.Sprintf("host changed %v at %v ips=%v", e.Host.Key(), e.Host.Place, e.Host.IPs)
+	if e.Host.Pinned {
+		s += " pinned"
+	}
+	return s
+}
+
+// String returns the event in one line.
+func (e HostGone) String() string {
+	return fmt.Sprintf("host gone %v at %v (%v)", e.Host.Key(), e.Host.Place, e.Reason)
+}

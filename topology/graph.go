@@ -1,0 +1,466 @@
+package topology
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Options bound a Graph. The zero value of each field means its default.
+type Options struct {
+	// LinkTTL is how long one direction of a link is believed after it was
+	// last heard. Default 15 s.
+	LinkTTL time.Duration
+	// HostTTL is how long a host, and each of its addresses, is kept after it
+	// was last seen. Default 5 min.
+	HostTTL time.Duration
+	// MaxHosts is the number of hosts kept; above it the one silent longest
+	// and not pinned goes. Default 65,536.
+	MaxHosts int
+	// MaxIPs is the number of addresses kept of one host; above it the one
+	// silent longest goes. Default 8.
+	MaxIPs int
+}
+
+// Graph is the network as it is known now. It belongs to one goroutine: no
+// method may be called while another runs. Times passed to it must not run
+// backwards; one that does is taken as the latest one seen.
+type Graph struct {
+	options Options
+	now     time.Time
+
+	version uint64 // counts changes
+	fabric  uint64 // version of the last change of switches, ports or links
+
+	switches map[DPID]*node
+	edges    map[ends]*edge
+	at       map[Place][]*edge // edges by each of their ends
+	hosts    hosts
+
+	snapshot    *Snapshot
+	snapshotNow time.Time
+	touched     bool // times moved on since the snapshot, and nothing else
+}
+
+// node is a switch in the graph.
+type node struct {
+	ports  map[Port]PortState
+	sorted []PortState // for snapshots; nil after a change, never written to
+}
+
+// ends names an edge: a is not above b.
+type ends struct{ a, b Place }
+
+// edge is a link with what was heard in each direction.
+type edge struct {
+	link Link
+	dirs [2]direction // from A, from B
+}
+
+// direction is what is known of one direction of a link: nothing while until
+// is zero.
+type direction struct {
+	first, last, until time.Time
+	heard              bool // false while only seeded
+}
+
+func (d direction) known() bool { return !d.until.IsZero() }
+
+// New returns an empty graph.
+func New(o Options) *Graph {
+	o.LinkTTL = cmp.Or(o.LinkTTL, 15*time.Second)
+	o.HostTTL = cmp.Or(o.HostTTL, 5*time.Minute)
+	o.MaxHosts = cmp.Or(o.MaxHosts, 65536)
+	o.MaxIPs = cmp.Or(o.MaxIPs, 8)
+	return &Graph{
+		options:  o,
+		switches: map[DPID]*node{},
+		edges:    map[ends]*edge{},
+		at:       map[Place][]*edge{},
+		hosts:    newHosts(),
+	}
+}
+
+// Version counts the changes of the graph; it grows with every call that
+// returned events.
+func (g *Graph) Version() uint64 { return g.version }
+
+// SetSwitch adds a switch, or replaces the ports of a known one: ports not in
+// the list are removed, the others are as with SetPort. What is known of links
+// on ports that stay up is kept, so a switch that reconnects loses nothing.
+func (g *Graph) SetSwitch(id DPID, ports []PortState, now time.Time) []Event {
+	g.tick(now)
+	want := make(map[Port]PortState, len(ports))
+	for _, p := range ports {
+		want[p.Port] = p
+	}
+	n := g.switches[id]
+	if n == nil {
+		n = &node{ports: want}
+		g.switches[id] = n
+		evs := []Event{SwitchAdded{Switch{DPID: id, Ports: n.list()}}}
+		// Seeded links waited for the switch; those on ports that did not come
+		// back up are wrong.
+		var changed []*edge
+		for _, e := range g.edgesOf(id) {
+			for _, p := range []Place{e.link.A, e.link.B} {
+				if p.DPID == id && !g.up(p) {
+					e.dirs = [2]direction{}
+				}
+			}
+			changed = append(changed, e)
+		}
+		return g.changed(append(evs, g.settle(ReasonPort, changed)...))
+	}
+	var evs []Event
+	for _, p := range slices.Sorted(maps.Keys(n.ports)) {
+		if _, ok := want[p]; !ok {
+			evs = append(evs, g.removePort(Place{id, p}, n)...)
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(want)) {
+		evs = append(evs, g.setPort(id, n, want[p])...)
+	}
+	return g.changed(evs)
+}
+
+// RemoveSwitch forgets a switch with its links and its hosts, pinned ones too.
+func (g *Graph) RemoveSwitch(id DPID, now time.Time) []Event {
+	g.tick(now)
+	n := g.switches[id]
+	if n == nil {
+		return nil
+	}
+	delete(g.switches, id)
+	evs := g.drop(ReasonSwitch, g.edgesOf(id))
+	for _, p := range slices.Sorted(maps.Keys(n.ports)) {
+		evs = append(evs, g.flush(Place{id, p}, ReasonSwitch, true)...)
+	}
+	return g.changed(append(evs, SwitchGone{id}))
+}
+
+// SetPort adds a port to a known switch or changes it. A port that goes down
+// loses its links at once, and its hosts but for the pinned ones. Ports of
+// unknown switches are ignored.
+func (g *Graph) SetPort(id DPID, p PortState, now time.Time) []Event {
+	g.tick(now)
+	n := g.switches[id]
+	if n == nil {
+		return nil
+	}
+	return g.changed(g.setPort(id, n, p))
+}
+
+// RemovePort forgets a port with its links and its hosts, pinned ones too.
+func (g *Graph) RemovePort(p Place, now time.Time) []Event {
+	g.tick(now)
+	n := g.switches[p.DPID]
+	if n == nil {
+		return nil
+	}
+	return g.changed(g.removePort(p, n))
+}
+
+// HearLink records that a probe sent out of port from was received on port to.
+// It is ignored unless both ports are known and up: such a probe was on its way
+// when the port went down, and tells of a cable that may be gone.
+func (g *Graph) HearLink(from, to Place, now time.Time) []Event {
+	g.tick(now)
+	if !g.up(from) || !g.up(to) {
+		return nil
+	}
+	e, i := g.edge(from, to)
+	d := &e.dirs[i]
+	known := d.known() && d.heard
+	if !d.known() {
+		d.first = g.now
+	}
+	d.heard = true
+	d.last = g.now
+	if until := g.now.Add(g.options.LinkTTL); until.After(d.until) {
+		d.until = until
+	}
+	e.link.LastSeen = g.now
+	g.touched = true
+	if known {
+		return nil
+	}
+	return g.changed(g.settle(ReasonLink, []*edge{e}))
+}
+
+// SeedLink records a link known from before a restart. Until the given time it
+// is believed in both directions without having been heard, as soon as both
+// ports are up; a port that is down drops it. A link heard both ways goes
+// before one that is only trusted.
+func (g *Graph) SeedLink(a, b Place, until, now time.Time) []Event {
+	g.tick(now)
+	for _, p := range []Place{a, b} {
+		if n := g.switches[p.DPID]; n != nil && !n.ports[p.Port].Up {
+			return nil
+		}
+	}
+	if !until.After(g.now) {
+		return nil
+	}
+	e, _ := g.edge(a, b)
+	for i := range e.dirs {
+		d := &e.dirs[i]
+		if !d.known() {
+			d.first = g.now
+		}
+		if until.After(d.until) {
+			d.until = until
+		}
+	}
+	g.touched = true
+	return g.changed(g.settle(ReasonLink, []*edge{e}))
+}
+
+// Expire forgets what was not heard for too long: directions of links, hosts
+// that are not pinned, and addresses. Call it every second or so.
+func (g *Graph) Expire(now time.Time) []Event {
+	g.tick(now)
+	var changed []*edge
+	for _, e := range g.edges {
+		expired := false
+		for i := range e.dirs {
+			if d := &e.dirs[i]; d.known() && !d.until.After(g.now) {
+				*d = direction{}
+				expired = true
+			}
+		}
+		if expired {
+			changed = append(changed, e)
+		}
+	}
+	evs := g.settle(ReasonExpired, changed)
+	return g.changed(append(evs, g.expireHosts()...))
+}
+
+// tick moves the graph's idea of the time on, never back.
+func (g *Graph) tick(now time.Time) {
+	if now.After(g.now) {
+		g.now = now
+	}
+}
+
+// changed counts a change and passes its events on.
+func (g *Graph) changed(evs []Event) []Event {
+	if len(evs) == 0 {
+		return nil
+	}
+	g.version++
+	for _, e := range evs {
+		if e.fabric() {
+			g.fabric = g.version
+			break
+		}
+	}
+	return evs
+}
+
+// up reports whether p is a known port that is up.
+func (g *Graph) up(p Place) bool {
+	n := g.switches[p.DPID]
+	return n != nil && n.ports[p.Port].Up
+}
+
+func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
+	place := Place{id, p.Port}
+	old, had := n.ports[p.Port]
+	if had && old == p {
+		return nil
+	}
+	n.ports[p.Port] = p
+	n.sorted = nil
+	evs := []Event{PortChanged{Place: place, Port: p}}
+	switch {
+	case p.Up && !old.Up:
+		evs = append(evs, g.settle(ReasonPort, g.at[place])...)
+	case !p.Up:
+		evs = append(evs, g.drop(ReasonPort, g.at[place])...)
+		evs = append(evs, g.flush(place, ReasonPort, false)...)
+	}
+	return evs
+}
+
+func (g *Graph) removePort(p Place, n *node) []Event {
+	old, had := n.ports[p.Port]
+	if !had {
+		return nil
+	}
+	delete(n.ports, p.Port)
+	n.sorted = nil
+	old.Up = false
+	evs := []Event{PortChanged{Place: p, Port: old, Gone: true}}
+	evs = append(evs, g.drop(ReasonPort, g.at[p])...)
+	return append(evs, g.flush(p, ReasonPort, true)...)
+}
+
+// list returns the ports in order.
+func (n *node) list() []PortState {
+	if n.sorted == nil {
+		n.sorted = slices.SortedFunc(maps.Values(n.ports), func(a, b PortState) int {
+			return cmp.Compare(a.Port, b.Port)
+		})
+	}
+	return n.sorted
+}
+
+// edge returns the edge between two places, made if need be, and the index of
+// the direction out of from.
+func (g *Graph) edge(from, to Place) (*edge, int) {
+	k, i := ends{from, to}, 0
+	if from.Compare(to) > 0 {
+		k, i = ends{to, from}, 1
+	}
+	e := g.edges[k]
+	if e == nil {
+		e = &edge{link: Link{A: k.a, B: k.b, Kind: LinkDirect, FirstSeen: g.now, LastSeen: g.now}}
+		g.edges[k] = e
+		g.at[k.a] = append(g.at[k.a], e)
+		if k.b != k.a {
+			g.at[k.b] = append(g.at[k.b], e)
+		}
+	}
+	return e, i
+}
+
+// edgesOf returns the edges that touch a switch, in no particular order.
+func (g *Graph) edgesOf(id DPID) []*edge {
+	var es []*edge
+	for _, e := range g.edges {
+		if e.link.A.DPID == id || e.link.B.DPID == id {
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
+// drop forgets all that was heard of some edges.
+func (g *Graph) drop(why Reason, es []*edge) []Event {
+	for _, e := range es {
+		e.dirs = [2]direction{}
+	}
+	return g.settle(why, es)
+}
+
+// settle finds the state of the changed edges and of every other that shares
+// a port with them, however far that reaches. The outcome depends on the
+// present facts only, not on the order in which they came: links heard both
+// ways go before trusted ones, then the one known both ways for longest, then
+// the lower ends.
+func (g *Graph) settle(why Reason, changed []*edge) []Event {
+	if len(changed) == 0 {
+		return nil
+	}
+	group := make([]*edge, 0, len(changed))
+	in := make(map[*edge]bool, len(changed))
+	add := func(es []*edge) {
+		for _, e := range es {
+			if !in[e] {
+				in[e] = true
+				group = append(group, e)
+			}
+		}
+	}
+	add(changed)
+	for i := 0; i < len(group); i++ {
+		add(g.at[group[i].link.A])
+		add(g.at[group[i].link.B])
+	}
+	slices.SortFunc(group, compareEdges)
+
+	var downs, others, ups, gone []Event
+	taken := map[Place]bool{}
+	for _, e := range group {
+		was, state := e.link.State, g.stateOf(e, taken)
+		if state == StateUp {
+			taken[e.link.A], taken[e.link.B] = true, true
+		}
+		e.link.Trusted = e.trusted()
+		e.link.State = state
+		if state == StateGone {
+			g.forget(e)
+		}
+		if was == state {
+			continue
+		}
+		switch {
+		case state == StateUp:
+			ups = append(ups, LinkUp{e.link})
+		case was == StateUp:
+			reason := why
+			if state == StateShared {
+				reason = ReasonLink
+			}
+			downs = append(downs, LinkDown{e.link, reason})
+		default:
+			others = append(others, LinkChanged{e.link})
+		}
+		if was == StateGone {
+			// What seemed to be behind this port is somewhere beyond the link.
+			gone = append(gone, g.flush(e.link.A, ReasonLink, true)...)
+			gone = append(gone, g.flush(e.link.B, ReasonLink, true)...)
+		}
+	}
+	return slices.Concat(downs, others, ups, gone)
+}
+
+// compareEdges orders edges by their claim to their ports.
+func compareEdges(a, b *edge) int {
+	if a.trusted() != b.trusted() {
+		if a.trusted() {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(a.since().Compare(b.since()), a.link.A.Compare(b.link.A), a.link.B.Compare(b.link.B))
+}
+
+// since returns when the second of the two directions became known.
+func (e *edge) since() time.Time {
+	if e.dirs[0].first.After(e.dirs[1].first) {
+		return e.dirs[0].first
+	}
+	return e.dirs[1].first
+}
+
+// trusted reports whether some direction is known from before a restart only.
+func (e *edge) trusted() bool {
+	for _, d := range e.dirs {
+		if d.known() && !d.heard {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *Graph) stateOf(e *edge, taken map[Place]bool) LinkState {
+	a, b := e.dirs[0].known(), e.dirs[1].known()
+	switch {
+	case !a && !b:
+		return StateGone
+	case e.link.A.DPID == e.link.B.DPID:
+		return StateLoop
+	case !a || !b || !g.up(e.link.A) || !g.up(e.link.B):
+		return StateHalf
+	case taken[e.link.A] || taken[e.link.B]:
+		return StateShared
+	}
+	return StateUp
+}
+
+// forget takes an edge out of the graph.
+func (g *Graph) forget(e *edge) {
+	delete(g.edges, ends{e.link.A, e.link.B})
+	for _, p := range []Place{e.link.A, e.link.B} {
+		es := slices.DeleteFunc(slices.Clone(g.at[p]), func(o *edge) bool { return o == e })
+		if len(es) == 0 {
+			delete(g.at, p)
+		} else {
+			g.at[p] = es
+		}
+	}
+}

@@ -1,0 +1,308 @@
+package topology
+
+import (
+	"container/list"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Sighting is one observation of a host: a frame with this source arrived at
+// this place.
+type Sighting struct {
+	MAC   MAC
+	VLAN  uint16 // 0 for untagged frames
+	Place Place
+	// IP is the address the host claimed, by ARP, neighbour discovery or as the
+	// source of a packet; the zero Addr when none is known.
+	IP netip.Addr
+}
+
+// hosts are the end stations of a graph.
+type hosts struct {
+	byKey map[HostKey]*station
+	byIP  cow[ipKey, HostKey]
+	at    map[Place]map[HostKey]struct{}
+	pins  map[HostKey]struct{}
+	lru   *list.List // of *station that are not pinned, last seen first
+
+	public cow[HostKey, Host]   // what snapshots show
+	stale  map[HostKey]struct{} // what in public is not up to date
+	ipDue  time.Time            // no address expires before; zero when there is none
+	refuse uint64
+}
+
+// station is a host in the graph.
+type station struct {
+	host Host
+	seen []time.Time   // when each of host.IPs was last claimed
+	elem *list.Element // nil while pinned
+}
+
+// ipKey names an address: VLANs may use the same ones.
+type ipKey struct {
+	ip   netip.Addr
+	vlan uint16
+}
+
+func newHosts() hosts {
+	return hosts{
+		byKey:  map[HostKey]*station{},
+		byIP:   newCOW[ipKey, HostKey](hashIP),
+		at:     map[Place]map[HostKey]struct{}{},
+		pins:   map[HostKey]struct{}{},
+		lru:    list.New(),
+		public: newCOW[HostKey, Host](hashHost),
+		stale:  map[HostKey]struct{}{},
+	}
+}
+
+// SeeHost records a sighting of a host. It counts on edge ports only: one on a
+// port that is unknown, down or the end of a link is ignored, and so is a MAC
+// that cannot be a host's. An address that belonged to another host of the
+// VLAN is taken from it. When the table is full, the host that is not pinned
+// and was silent for longest makes room; when all are pinned, the new one is
+// refused and counted.
+func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
+	g.tick(now)
+	if !s.MAC.unicast() || !g.up(s.Place) || len(g.at[s.Place]) > 0 {
+		return nil
+	}
+	h := &g.hosts
+	var evs []Event
+	key := HostKey{s.MAC, s.VLAN}
+	st := h.byKey[key]
+	added, moved, changed := st == nil, false, false
+	var from Place
+	if added {
+		evicted, ok := h.makeRoom(g.options.MaxHosts)
+		if !ok {
+			return nil
+		}
+		evs = append(evs, evicted...)
+		st = &station{host: Host{MAC: s.MAC, VLAN: s.VLAN, Place: s.Place, FirstSeen: g.now}}
+		h.byKey[key] = st
+		h.arrive(s.Place, key)
+		if _, ok := h.pins[key]; ok {
+			st.host.Pinned = true
+		} else {
+			st.elem = h.lru.PushFront(st)
+		}
+	} else if from = st.host.Place; from != s.Place {
+		moved = true
+		h.leave(from, key)
+		h.arrive(s.Place, key)
+		st.host.Place = s.Place
+	}
+	st.host.LastSeen = g.now
+	if st.elem != nil {
+		h.lru.MoveToFront(st.elem)
+	}
+	h.stale[key] = struct{}{}
+	g.touched = true
+
+	if ip := s.IP.WithZone("").Unmap(); usable(ip) {
+		if owner, ok := h.byIP.get(ipKey{ip, s.VLAN}); ok && owner != key {
+			loser := h.byKey[owner]
+			h.dropIP(loser, ip)
+			evs = append(evs, HostChanged{loser.host})
+		}
+		changed = g.claim(st, ip)
+	}
+	switch {
+	case added:
+		evs = append(evs, HostAdded{st.host})
+	case moved:
+		evs = append(evs, HostMoved{st.host, from})
+	case changed:
+		evs = append(evs, HostChanged{st.host})
+	}
+	return g.changed(evs)
+}
+
+// Pin keeps a host, known or yet to be seen, from ageing and from eviction; or
+// lets it go again. It still goes with its switch or its port, and when its
+// port turns out to be the end of a link; the pin itself stays.
+func (g *Graph) Pin(key HostKey, pinned bool, now time.Time) []Event {
+	g.tick(now)
+	h := &g.hosts
+	if pinned {
+		h.pins[key] = struct{}{}
+	} else {
+		delete(h.pins, key)
+	}
+	st := h.byKey[key]
+	if st == nil || st.host.Pinned == pinned {
+		return nil
+	}
+	st.host.Pinned = pinned
+	h.stale[key] = struct{}{}
+	evs := []Event{HostChanged{st.host}}
+	if pinned {
+		h.lru.Remove(st.elem)
+		st.elem = nil
+	} else if g.old(st.host.LastSeen) {
+		return g.changed(append(evs, h.remove(st, ReasonExpired)))
+	} else {
+		st.elem = h.enqueue(st)
+	}
+	return g.changed(evs)
+}
+
+// old reports whether something last seen then has outlived HostTTL.
+func (g *Graph) old(seen time.Time) bool { return !seen.Add(g.options.HostTTL).After(g.now) }
+
+// claim records that st uses ip, and reports whether its addresses changed.
+func (g *Graph) claim(st *station, ip netip.Addr) bool {
+	h := &g.hosts
+	i, found := slices.BinarySearchFunc(st.host.IPs, ip, netip.Addr.Compare)
+	if found {
+		st.seen[i] = g.now
+		return false
+	}
+	if len(st.host.IPs) >= g.options.MaxIPs {
+		oldest := 0
+		for j, t := range st.seen {
+			if t.Before(st.seen[oldest]) {
+				oldest = j
+			}
+		}
+		h.dropIP(st, st.host.IPs[oldest])
+		i, _ = slices.BinarySearchFunc(st.host.IPs, ip, netip.Addr.Compare)
+	}
+	// Clone: snapshots and events share the slice.
+	st.host.IPs = slices.Insert(slices.Clone(st.host.IPs), i, ip)
+	st.seen = slices.Insert(st.seen, i, g.now)
+	h.byIP.set(ipKey{ip, st.host.VLAN}, st.host.Key())
+	if h.ipDue.IsZero() {
+		h.ipDue = g.now.Add(g.options.HostTTL)
+	}
+	return true
+}
+
+// expireHosts removes hosts and addresses that were silent for too long.
+func (g *Graph) expireHosts() []Event {
+	h := &g.hosts
+	var evs []Event
+	for e := h.lru.Back(); e != nil; e = h.lru.Back() {
+		st := e.Value.(*station)
+		if !g.old(st.host.LastSeen) {
+			break
+		}
+		evs = append(evs, h.remove(st, ReasonExpired))
+	}
+	if h.ipDue.IsZero() || h.ipDue.After(g.now) {
+		return evs
+	}
+	h.ipDue = time.Time{}
+	for _, key := range slices.SortedFunc(maps.Keys(h.byKey), HostKey.Compare) {
+		st := h.byKey[key]
+		changed := false
+		// A pinned host keeps its addresses as it keeps its place: the one it
+		// is pinned for may be silent.
+		for i := len(st.seen) - 1; i >= 0 && !st.host.Pinned; i-- {
+			if g.old(st.seen[i]) {
+				h.dropIP(st, st.host.IPs[i])
+				changed = true
+			}
+		}
+		for _, t := range st.seen {
+			if due := t.Add(g.options.HostTTL); !st.host.Pinned && (h.ipDue.IsZero() || due.Before(h.ipDue)) {
+				h.ipDue = due
+			}
+		}
+		if changed {
+			evs = append(evs, HostChanged{st.host})
+		}
+	}
+	return evs
+}
+
+// flush removes the hosts at a place, the pinned ones only when all is true.
+func (g *Graph) flush(p Place, why Reason, all bool) []Event {
+	var evs []Event
+	for _, key := range slices.SortedFunc(maps.Keys(g.hosts.at[p]), HostKey.Compare) {
+		if st := g.hosts.byKey[key]; all || !st.host.Pinned {
+			evs = append(evs, g.hosts.remove(st, why))
+		}
+	}
+	return evs
+}
+
+// makeRoom removes hosts until one more fits, and reports whether it does.
+func (h *hosts) makeRoom(limit int) (evs []Event, ok bool) {
+	for len(h.byKey) >= limit {
+		e := h.lru.Back()
+		if e == nil {
+			h.refuse++
+			return evs, false
+		}
+		evs = append(evs, h.remove(e.Value.(*station), ReasonEvicted))
+	}
+	return evs, true
+}
+
+// enqueue puts a station into the list at the place of its last sighting.
+func (h *hosts) enqueue(st *station) *list.Element {
+	for e := h.lru.Front(); e != nil; e = e.Next() {
+		if !e.Value.(*station).host.LastSeen.After(st.host.LastSeen) {
+			return h.lru.InsertBefore(st, e)
+		}
+	}
+	return h.lru.PushBack(st)
+}
+
+func (h *hosts) remove(st *station, why Reason) Event {
+	key := st.host.Key()
+	for _, ip := range st.host.IPs {
+		h.byIP.remove(ipKey{ip, key.VLAN})
+	}
+	if st.elem != nil {
+		h.lru.Remove(st.elem)
+	}
+	h.leave(st.host.Place, key)
+	delete(h.byKey, key)
+	h.stale[key] = struct{}{}
+	return HostGone{st.host, why}
+}
+
+func (h *hosts) dropIP(st *station, ip netip.Addr) {
+	i, _ := slices.BinarySearchFunc(st.host.IPs, ip, netip.Addr.Compare)
+	st.host.IPs = slices.Delete(slices.Clone(st.host.IPs), i, i+1)
+	st.seen = slices.Delete(st.seen, i, i+1)
+	h.byIP.remove(ipKey{ip, st.host.VLAN})
+	h.stale[st.host.Key()] = struct{}{}
+}
+
+func (h *hosts) arrive(p Place, key HostKey) {
+	if h.at[p] == nil {
+		h.at[p] = map[HostKey]struct{}{}
+	}
+	h.at[p][key] = struct{}{}
+}
+
+func (h *hosts) leave(p Place, key HostKey) {
+	delete(h.at[p], key)
+	if len(h.at[p]) == 0 {
+		delete(h.at, p)
+	}
+}
+
+// publish brings public up to date.
+func (h *hosts) publish() {
+	for key := range h.stale {
+		if st := h.byKey[key]; st != nil {
+			h.public.set(key, st.host)
+		} else {
+			h.public.remove(key)
+		}
+	}
+	clear(h.stale)
+}
+
+// usable reports whether ip can be the address of one host.
+func usable(ip netip.Addr) bool {
+	return ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLoopback() &&
+		ip != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}

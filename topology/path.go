@@ -1,0 +1,267 @@
+package topology
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// fabric is the part of a snapshot that hosts do not change: it outlives
+// snapshots, so that what was computed is kept while hosts come and go.
+type fabric struct {
+	version  uint64
+	switches []Switch
+	index    map[DPID]int32
+	ends     map[Place]bool  // ends of links in any state
+	peers    map[Place]Place // the other ends of links that are up
+	arcs     [][]arc         // by switch, in order of preference
+
+	// Computed when first asked for. Two readers may compute the same at once;
+	// both get the same, so either may be kept.
+	routes    []atomic.Pointer[[]int32] // by destination: the arc to take at each switch, -1 for none
+	edgePorts []atomic.Pointer[[]Port]
+	spanning  func() *Tree
+}
+
+// arc is one direction of a link that is up, seen from the switch it leaves.
+type arc struct {
+	to       int32
+	out, far Port // the port here and the port there
+}
+
+func (g *Graph) newFabric(links []Link) *fabric {
+	f := &fabric{
+		version:   g.fabric,
+		switches:  make([]Switch, 0, len(g.switches)),
+		index:     make(map[DPID]int32, len(g.switches)),
+		ends:      make(map[Place]bool, 2*len(links)),
+		peers:     make(map[Place]Place, 2*len(links)),
+		arcs:      make([][]arc, len(g.switches)),
+		routes:    make([]atomic.Pointer[[]int32], len(g.switches)),
+		edgePorts: make([]atomic.Pointer[[]Port], len(g.switches)),
+	}
+	for i, id := range slices.Sorted(maps.Keys(g.switches)) {
+		f.index[id] = int32(i)
+		f.switches = append(f.switches, Switch{DPID: id, Ports: g.switches[id].list()})
+	}
+	for _, l := range links {
+		f.ends[l.A], f.ends[l.B] = true, true
+		if l.State != StateUp {
+			continue
+		}
+		f.peers[l.A], f.peers[l.B] = l.B, l.A
+		a, b := f.index[l.A.DPID], f.index[l.B.DPID]
+		f.arcs[a] = append(f.arcs[a], arc{b, l.A.Port, l.B.Port})
+		f.arcs[b] = append(f.arcs[b], arc{a, l.B.Port, l.A.Port})
+	}
+	for _, as := range f.arcs {
+		slices.SortFunc(as, func(a, b arc) int { return cmp.Or(cmp.Compare(a.to, b.to), cmp.Compare(a.out, b.out)) })
+	}
+	f.spanning = sync.OnceValue(f.span)
+	return f
+}
+
+// Switches returns all switches in order of their DPIDs.
+func (f *fabric) Switches() []Switch { return f.switches }
+
+// Switch returns the switch with this DPID.
+func (f *fabric) Switch(id DPID) (Switch, bool) {
+	i, ok := f.index[id]
+	if !ok {
+		return Switch{}, false
+	}
+	return f.switches[i], true
+}
+
+// Port returns what is known of a port.
+func (f *fabric) Port(p Place) (PortState, bool) {
+	s, _ := f.Switch(p.DPID)
+	i, ok := slices.BinarySearchFunc(s.Ports, p.Port, func(s PortState, n Port) int { return cmp.Compare(s.Port, n) })
+	if !ok {
+		return PortState{}, false
+	}
+	return s.Ports[i], true
+}
+
+// IsLink reports whether p is the end of a link in any state. Such a port is no
+// edge port: no host is behind it, and nothing is flooded to it but along
+// the tree.
+func (f *fabric) IsLink(p Place) bool { return f.ends[p] }
+
+// Peer returns the other end of the link at p, when that link is up.
+func (f *fabric) Peer(p Place) (Place, bool) {
+	o, ok := f.peers[p]
+	return o, ok
+}
+
+// EdgePorts returns the ports of a switch that are up and not the end of a
+// link, in order.
+func (f *fabric) EdgePorts(id DPID) []Port {
+	i, ok := f.index[id]
+	if !ok {
+		return nil
+	}
+	if ps := f.edgePorts[i].Load(); ps != nil {
+		return *ps
+	}
+	ps := []Port{}
+	for _, p := range f.switches[i].Ports {
+		if p.Up && !f.ends[Place{id, p.Port}] {
+			ps = append(ps, p.Port)
+		}
+	}
+	f.edgePorts[i].Store(&ps)
+	return ps
+}
+
+// NextHop returns the port of switch from that is on a shortest path, counted
+// in links, to switch to. Among equals it is the one to the neighbour with the
+// lowest DPID, then the lowest port. It reports false when there is no path, and
+// when from and to are the same.
+func (f *fabric) NextHop(from, to DPID) (Port, bool) {
+	i, ok := f.index[from]
+	if !ok {
+		return 0, false
+	}
+	j, ok := f.index[to]
+	if !ok {
+		return 0, false
+	}
+	a := f.route(j)[i]
+	if a < 0 {
+		return 0, false
+	}
+	return f.arcs[i][a].out, true
+}
+
+// Hop is one switch of a path: in by one port, out by another. In of the first
+// hop and Out of the last are 0.
+type Hop struct {
+	DPID DPID `json:"dpid"`
+	In   Port `json:"in"`
+	Out  Port `json:"out"`
+}
+
+// Path returns the switches from one to another that NextHop leads through,
+// both included, or nil when there is no path.
+func (f *fabric) Path(from, to DPID) []Hop {
+	i, ok := f.index[from]
+	if !ok {
+		return nil
+	}
+	j, ok := f.index[to]
+	if !ok {
+		return nil
+	}
+	route := f.route(j)
+	path := []Hop{{DPID: from}}
+	for i != j {
+		if route[i] < 0 {
+			return nil
+		}
+		a := f.arcs[i][route[i]]
+		path[len(path)-1].Out = a.out
+		i = a.to
+		path = append(path, Hop{DPID: f.switches[i].DPID, In: a.far})
+	}
+	return path
+}
+
+// route returns, for each switch, which of its arcs leads to switch dst.
+func (f *fabric) route(dst int32) []int32 {
+	if r := f.routes[dst].Load(); r != nil {
+		return *r
+	}
+	const unreached = -1
+	dist := make([]int32, len(f.switches))
+	r := make([]int32, len(f.switches))
+	for i := range dist {
+		dist[i], r[i] = unreached, unreached
+	}
+	dist[dst] = 0
+	queue := append(make([]int32, 0, len(dist)), dst)
+	for k := 0; k < len(queue); k++ {
+		i := queue[k]
+		for _, a := range f.arcs[i] {
+			if dist[a.to] == unreached {
+				dist[a.to] = dist[i] + 1
+				queue = append(queue, a.to)
+			}
+		}
+	}
+	for i, as := range f.arcs {
+		// dist is 0 at dst and -1 where dst is not reached: no arc fits there.
+		if dist[i] > 0 {
+			r[i] = int32(slices.IndexFunc(as, func(a arc) bool { return dist[a.to] == dist[i]-1 }))
+		}
+	}
+	f.routes[dst].Store(&r)
+	return r
+}
+
+// Tree is a loop-free set of links that joins all switches of each component.
+type Tree struct {
+	ports      map[DPID][]Port
+	roots      map[DPID]DPID
+	components [][]DPID
+}
+
+// Tree returns the broadcast tree: in each component the breadth-first tree
+// from its lowest DPID, with the lowest DPIDs and ports preferred. A frame that
+// every switch passes on to its tree ports and edge ports, except where it came
+// from, reaches every switch of the component exactly once.
+func (f *fabric) Tree() *Tree { return f.spanning() }
+
+// Components returns the sets of switches that reach one another, each in order
+// and ordered by its first.
+func (f *fabric) Components() [][]DPID { return f.spanning().components }
+
+// Ports returns the ports of a switch that are in the tree, in order.
+func (t *Tree) Ports(id DPID) []Port { return t.ports[id] }
+
+// Contains reports whether a port is in the tree.
+func (t *Tree) Contains(p Place) bool {
+	_, ok := slices.BinarySearch(t.ports[p.DPID], p.Port)
+	return ok
+}
+
+// Root returns the lowest DPID of the component that a switch is in.
+func (t *Tree) Root(id DPID) (DPID, bool) {
+	r, ok := t.roots[id]
+	return r, ok
+}
+
+func (f *fabric) span() *Tree {
+	t := &Tree{ports: make(map[DPID][]Port, len(f.switches)), roots: make(map[DPID]DPID, len(f.switches))}
+	for root := range f.switches {
+		rootID := f.switches[root].DPID
+		if _, ok := t.roots[rootID]; ok {
+			continue
+		}
+		t.roots[rootID] = rootID
+		component := []DPID{rootID}
+		queue := []int32{int32(root)}
+		for k := 0; k < len(queue); k++ {
+			here := f.switches[queue[k]].DPID
+			for _, a := range f.arcs[queue[k]] {
+				there := f.switches[a.to].DPID
+				if _, ok := t.roots[there]; ok {
+					continue
+				}
+				t.roots[there] = rootID
+				t.ports[here] = append(t.ports[here], a.out)
+				t.ports[there] = append(t.ports[there], a.far)
+				component = append(component, there)
+				queue = append(queue, a.to)
+			}
+		}
+		slices.Sort(component)
+		t.components = append(t.components, component)
+	}
+	for _, ps := range t.ports {
+		slices.Sort(ps)
+	}
+	return t
+}
