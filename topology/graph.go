@@ -301,9 +301,8 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 // list returns the ports in order.
 func (n *node) list() []PortState {
 	if n.sorted == nil {
-		n.sorted = slices.SortedFunc(maps.Values(n.ports), func(a, b PortState) int {
-			return cmp.Compare(a.Port, b.Port)
-		})
+		n.sorted = slices.AppendSeq(make([]PortState, 0, len(n.ports)), maps.Values(n.ports))
+		slices.SortFunc(n.sorted, func(a, b PortState) int { return cmp.Compare(a.Port, b.Port) })
 	}
 	return n.sorted
 }

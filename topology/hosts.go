@@ -81,7 +81,7 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 			return nil
 		}
 		evs = append(evs, evicted...)
-		st = &station{host: Host{MAC: s.MAC, VLAN: s.VLAN, Place: s.Place, FirstSeen: g.now}}
+		st = &station{host: Host{MAC: s.MAC, VLAN: s.VLAN, Place: s.Place, IPs: []netip.Addr{}, FirstSeen: g.now}}
 		h.byKey[key] = st
 		h.arrive(s.Place, key)
 		if _, ok := h.pins[key]; ok {

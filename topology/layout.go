@@ -1,0 +1,303 @@
+package topology
+
+import (
+	"math"
+	"slices"
+)
+
+// Sizes of a picture, in pixels.
+const (
+	cardW, cardH  = 150.0, 42.0
+	chipW, chipH  = 150.0, 18.0
+	chipStep      = chipH + 3
+	chipGap       = 10.0 // between a card and its chips
+	cardGap       = 66.0 // between cards side by side
+	layerGap      = 84.0 // between layers
+	componentGap  = 56.0
+	pictureWidth  = 1500.0 // components wrap beyond
+	chipsPerCard  = 8
+	cardsPerLayer = 12
+)
+
+// side is where the hosts of a card are.
+type side uint8
+
+const (
+	below side = iota
+	above
+	leftOf
+	rightOf
+)
+
+// card is a switch in a picture; x and y are its centre.
+type card struct {
+	x, y float64
+	side side
+	rows int // chips
+}
+
+// stack returns the height that the chips of a card take beyond it.
+func (c card) stack() float64 {
+	if c.rows == 0 {
+		return 0
+	}
+	return chipGap + float64(c.rows)*chipStep
+}
+
+// box is a rectangle.
+type box struct{ x0, y0, x1, y1 float64 }
+
+func (b box) join(o box) box {
+	return box{math.Min(b.x0, o.x0), math.Min(b.y0, o.y0), math.Max(b.x1, o.x1), math.Max(b.y1, o.y1)}
+}
+
+// bounds returns the rectangle of a card and its chips.
+func (c card) bounds() box {
+	b := box{c.x - cardW/2, c.y - cardH/2, c.x + cardW/2, c.y + cardH/2}
+	half := float64(c.rows) * chipStep / 2
+	switch {
+	case c.rows == 0:
+	case c.side == below:
+		b.y1 += c.stack()
+	case c.side == above:
+		b.y0 -= c.stack()
+	case c.side == leftOf:
+		b = b.join(box{b.x0 - 2*chipGap - chipW, c.y - half, b.x0, c.y + half})
+	case c.side == rightOf:
+		b = b.join(box{b.x1, c.y - half, b.x1 + 2*chipGap + chipW, c.y + half})
+	}
+	return b
+}
+
+// contains reports whether a point is on the card or next to it.
+func (c card) contains(x, y float64) bool {
+	return math.Abs(x-c.x) < cardW/2+6 && math.Abs(y-c.y) < cardH/2+6
+}
+
+// layout places the switches of a view and returns their cards, by index, and
+// the size of the whole. near holds the neighbours of each switch, rows the
+// chips of each, groups the switches of each component.
+func layout(near [][]int, rows []int, groups [][]int) (cards []card, width, height float64) {
+	cards = make([]card, len(near))
+	for i := range cards {
+		cards[i].rows = rows[i]
+	}
+	slices.SortStableFunc(groups, func(a, b []int) int { return len(b) - len(a) })
+	var x, y, line float64
+	for _, group := range groups {
+		layoutComponent(cards, near, group)
+		b := cards[group[0]].bounds()
+		for _, i := range group {
+			b = b.join(cards[i].bounds())
+		}
+		w, h := b.x1-b.x0, b.y1-b.y0
+		if x > 0 && x+w > pictureWidth {
+			x, y, line = 0, y+line+componentGap, 0
+		}
+		for _, i := range group {
+			cards[i].x += x - b.x0
+			cards[i].y += y - b.y0
+		}
+		width = math.Max(width, x+w)
+		x += w + componentGap
+		line = math.Max(line, h)
+		height = math.Max(height, y+h)
+	}
+	return cards, width, height
+}
+
+// layoutComponent chooses how to place one component: a ring on a circle, a
+// tree or tiers above the hosts in layers, anything else on a circle again.
+func layoutComponent(cards []card, near [][]int, group []int) {
+	degrees := 0
+	ring := len(group) > 2
+	for _, i := range group {
+		degrees += len(near[i])
+		ring = ring && len(near[i]) == 2
+	}
+	if ring {
+		layoutCircle(cards, near, group)
+		return
+	}
+	var hosts []int
+	for _, i := range group {
+		if cards[i].rows > 0 {
+			hosts = append(hosts, i)
+		}
+	}
+	tree := degrees == 2*(len(group)-1)
+	if len(hosts) > 0 && len(hosts) < len(group) {
+		depth := depths(near, hosts)
+		flat, top := 0, 0
+		for _, i := range group {
+			top = max(top, depth[i])
+			for _, j := range near[i] {
+				if depth[i] == depth[j] {
+					flat++
+				}
+			}
+		}
+		if tree || flat*4 <= degrees {
+			for _, i := range group {
+				depth[i] = top - depth[i]
+			}
+			layoutLayers(cards, near, group, depth)
+			return
+		}
+	}
+	if tree {
+		layoutLayers(cards, near, group, depths(near, []int{centre(near, group)}))
+		return
+	}
+	layoutCircle(cards, near, group)
+}
+
+// depths returns the distance of every switch from the nearest of some.
+func depths(near [][]int, from []int) []int {
+	d := make([]int, len(near))
+	for i := range d {
+		d[i] = -1
+	}
+	queue := slices.Clone(from)
+	for _, i := range from {
+		d[i] = 0
+	}
+	for k := 0; k < len(queue); k++ {
+		for _, j := range near[queue[k]] {
+			if d[j] < 0 {
+				d[j] = d[queue[k]] + 1
+				queue = append(queue, j)
+			}
+		}
+	}
+	return d
+}
+
+// centre returns the first switch of a tree from which the others are nearest.
+func centre(near [][]int, group []int) int {
+	best, reach := group[0], math.MaxInt
+	for _, i := range group {
+		d := depths(near, []int{i})
+		far := 0
+		for _, j := range group {
+			far = max(far, d[j])
+		}
+		if far < reach {
+			best, reach = i, far
+		}
+	}
+	return best
+}
+
+// layoutLayers places switches in rows by depth, each row ordered by where its
+// neighbours in the rows beside it are.
+func layoutLayers(cards []card, near [][]int, group []int, depth []int) {
+	var layers [][]int
+	for _, i := range group {
+		for depth[i] >= len(layers) {
+			layers = append(layers, nil)
+		}
+		layers[depth[i]] = append(layers[depth[i]], i)
+		cards[i].side = below
+	}
+	place := func(layer []int) {
+		for k, i := range layer {
+			cards[i].x = (float64(k) - float64(len(layer)-1)/2) * (cardW + cardGap)
+		}
+	}
+	order := func(layer []int, other int) {
+		mean := map[int]float64{}
+		for _, i := range layer {
+			mean[i] = cards[i].x
+			sum, n := 0.0, 0
+			for _, j := range near[i] {
+				if depth[j] == other {
+					sum += cards[j].x
+					n++
+				}
+			}
+			if n > 0 {
+				mean[i] = math.Round(sum/float64(n)*8) / 8
+			}
+		}
+		slices.SortStableFunc(layer, func(a, b int) int {
+			switch {
+			case mean[a] < mean[b]:
+				return -1
+			case mean[a] > mean[b]:
+				return 1
+			}
+			return 0
+		})
+		place(layer)
+	}
+	for _, layer := range layers {
+		place(layer)
+	}
+	for range 4 {
+		for d := 1; d < len(layers); d++ {
+			order(layers[d], d-1)
+		}
+		for d := len(layers) - 2; d >= 0; d-- {
+			order(layers[d], d+1)
+		}
+	}
+	y := 0.0
+	for _, layer := range layers {
+		for row := range slices.Chunk(layer, cardsPerLayer) {
+			place(row)
+			tall := 0.0
+			for _, i := range row {
+				cards[i].y = y
+				tall = math.Max(tall, cards[i].stack())
+			}
+			y += cardH + tall + layerGap
+		}
+	}
+}
+
+// layoutCircle places switches on a circle in the order of a walk that goes on
+// to a neighbour where it can.
+func layoutCircle(cards []card, near [][]int, group []int) {
+	var walk []int
+	seen := map[int]bool{}
+	var visit func(int)
+	visit = func(i int) {
+		seen[i] = true
+		walk = append(walk, i)
+		for _, j := range near[i] {
+			if !seen[j] {
+				visit(j)
+			}
+		}
+	}
+	visit(group[0])
+	n := float64(len(walk))
+	need := cardW + cardGap
+	for _, i := range walk {
+		if len(walk) > 6 {
+			need = math.Max(need, cards[i].stack()+chipGap)
+		}
+	}
+	radius := 0.0
+	if len(walk) > 1 {
+		radius = math.Max(120, need/(2*math.Sin(math.Pi/n)))
+	}
+	for k, i := range walk {
+		// Half a step off the top: a ring of four is a square, not a diamond.
+		angle := -math.Pi/2 - math.Pi/n + 2*math.Pi*float64(k)/n
+		sin, cos := math.Sincos(angle)
+		c := &cards[i]
+		c.x, c.y = radius*cos, radius*sin
+		switch {
+		case sin < -0.7:
+			c.side = above
+		case sin > 0.7 || len(walk) == 1:
+			c.side = below
+		case cos < 0:
+			c.side = leftOf
+		default:
+			c.side = rightOf
+		}
+	}
+}
