@@ -1,0 +1,163 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/binary"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Where a lab's switches find their controller, and where it listens. Between the two stands the tap.
+const (
+	tapAddress        = "127.0.0.1:6633"
+	controllerAddress = "127.0.0.1:6653"
+)
+
+// Types of OpenFlow messages that the tests count (OpenFlow 1.3.5, §7.1).
+const (
+	typeExperimenter = 4
+	typePacketIn     = 10
+	typePacketOut    = 13
+	typeFlowMod      = 14
+	typeGroupMod     = 15
+	typePortMod      = 16
+	typeTableMod     = 17
+	typeMeterMod     = 29
+)
+
+// tap passes OpenFlow connections on to the controller and counts the messages.
+type tap struct {
+	ns *namespace
+	mu sync.Mutex
+	// down counts messages to the switches by type; those inside a bundle count as what they are.
+	down, up map[byte]int
+	conns    map[net.Conn]bool
+}
+
+func newTap(t testing.TB, ns *namespace) *tap {
+	t.Helper()
+	p := &tap{ns: ns, down: map[byte]int{}, up: map[byte]int{}, conns: map[net.Conn]bool{}}
+	l, err := ns.listen(tapAddress)
+	if err != nil {
+		t.Fatalf("tap: %v", err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.mu.Lock()
+		for c := range p.conns {
+			_ = c.Close()
+		}
+		p.mu.Unlock()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { p.pass(c) })
+		}
+	})
+	return p
+}
+
+// pass copies both directions until either end is closed, then closes both.
+func (p *tap) pass(sw net.Conn) {
+	defer p.forget(sw)
+	p.remember(sw)
+	ctl, err := p.ns.dial(netip.AddrPort{}, netip.MustParseAddrPort(controllerAddress), time.Second)
+	if err != nil {
+		return // no controller: the switch sees a refused connection and tries again
+	}
+	defer p.forget(ctl)
+	p.remember(ctl)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.copy(ctl, sw, p.up)
+		p.forget(ctl)
+		p.forget(sw)
+	}()
+	p.copy(sw, ctl, p.down)
+	p.forget(ctl)
+	p.forget(sw)
+	<-done
+}
+
+func (p *tap) remember(c net.Conn) { p.mu.Lock(); p.conns[c] = true; p.mu.Unlock() }
+func (p *tap) forget(c net.Conn) {
+	_ = c.Close()
+	p.mu.Lock()
+	delete(p.conns, c)
+	p.mu.Unlock()
+}
+
+// copy passes messages on one by one.
+func (p *tap) copy(dst io.Writer, src io.Reader, counts map[byte]int) {
+	const bundleAdd = 2301 // ONF extension 230
+	b := make([]byte, 1<<16)
+	for {
+		if _, err := io.ReadFull(src, b[:8]); err != nil {
+			return
+		}
+		n := int(binary.BigEndian.Uint16(b[2:]))
+		if n < 8 {
+			return
+		}
+		if _, err := io.ReadFull(src, b[8:n]); err != nil {
+			return
+		}
+		kind := b[1]
+		if kind == typeExperimenter && n > 25 && binary.BigEndian.Uint32(b[8:]) == 0x4f4e4600 && binary.BigEndian.Uint32(b[12:]) == bundleAdd {
+			kind = b[25] // the message in it
+		}
+		p.mu.Lock()
+		counts[kind]++
+		p.mu.Unlock()
+		if _, err := dst.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// mods returns the messages that changed a switch so far, by type.
+func (p *tap) mods() map[byte]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := map[byte]int{}
+	for _, kind := range []byte{typeFlowMod, typeGroupMod, typePortMod, typeTableMod, typeMeterMod} {
+		if p.down[kind] > 0 {
+			m[kind] = p.down[kind]
+		}
+	}
+	return m
+}
+
+// packetIns returns the packets that switches have sent to the controller so far.
+func (p *tap) packetIns() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.up[typePacketIn]
+}
+
+// connected returns the number of OpenFlow connections that stand.
+func (p *tap) connected() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns) / 2
+}
+
+// snapshot of all counts, for messages of failed tests.
+func (p *tap) snapshot() (down, up map[byte]int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.down), maps.Clone(p.up)
+}
