@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -352,7 +353,20 @@ func (c *controller) serves(name string) vipState {
 		}
 		return true
 	})
+	c.lab.settle()
 	return s
+}
+
+// quiet waits until no switch was changed for two seconds.
+func (c *controller) quiet() {
+	c.t.Helper()
+	before, since := c.lab.tap.mods(), time.Now()
+	c.wait("no more changes to the switches", func() bool {
+		if now := c.lab.tap.mods(); !maps.Equal(before, now) {
+			before, since = now, time.Now()
+		}
+		return time.Since(since) > 2*time.Second
+	})
 }
 
 // memberPath is the path of a member of a VIP's listener.

@@ -253,3 +253,10 @@ func (l *lab) portUp(device string) bool {
 	l.t.Helper()
 	return strings.Contains(l.ovs.Vsctl("get", "interface", device, "link_state"), "up")
 }
+
+// settle waits until OVS has brought its cached datapath flows up to its tables,
+// which a barrier reply does not promise.
+func (l *lab) settle() {
+	l.t.Helper()
+	l.ovs.Appctl("revalidator/wait")
+}

@@ -148,13 +148,6 @@ func (p *tap) packetIns() int {
 	return p.up[typePacketIn]
 }
 
-// connected returns the number of OpenFlow connections that stand.
-func (p *tap) connected() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.conns) / 2
-}
-
 // snapshot of all counts, for messages of failed tests.
 func (p *tap) snapshot() (down, up map[byte]int) {
 	p.mu.Lock()

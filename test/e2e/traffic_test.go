@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -563,22 +562,30 @@ func (h *host) capture() *frameLog {
 	return log
 }
 
-// kinds counts the frames by Ethernet type and whether the host itself sent
-// them, as in "in 0x88cc".
-func (l *frameLog) kinds(h *host) map[string]int {
+// senders counts the frames that arrived from others by their source address.
+func (l *frameLog) senders(h *host) map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	mac, _ := net.ParseMAC(h.mac)
 	m := map[string]int{}
 	for _, f := range l.frames {
-		if len(f) < 14 {
-			continue
+		if src := net.HardwareAddr(f[6:12]).String(); src != h.mac {
+			m[src]++
 		}
-		direction := "in"
-		if strings.EqualFold(net.HardwareAddr(f[6:12]).String(), mac.String()) {
-			direction = "out"
-		}
-		m[fmt.Sprintf("%s 0x%04x", direction, binary.BigEndian.Uint16(f[12:]))]++
 	}
 	return m
+}
+
+// unicast counts the frames that were sent to another host's own address and
+// arrived here all the same.
+func (l *frameLog) unicast(h *host) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, f := range l.frames {
+		dst, src := net.HardwareAddr(f[:6]).String(), net.HardwareAddr(f[6:12]).String()
+		if f[0]&1 == 0 && dst != h.mac && src != h.mac {
+			n++
+		}
+	}
+	return n
 }
