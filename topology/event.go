@@ -66,9 +66,10 @@ type LinkDown struct {
 	Reason Reason
 }
 
-// LinkChanged tells of a link that carries no traffic, before and now: a cable
-// heard one way, a loop, a shared medium, or the end of such (StateGone). It
-// matters because its ends are not edge ports.
+// LinkChanged tells of any other change of a link. It is about one that carries
+// no traffic, before and now (a cable heard one way, a loop, a shared medium, or
+// the end of such, StateGone), and matters because its ends are not edge
+// ports; or about one that was only trusted and now is heard.
 type LinkChanged struct{ Link Link }
 
 // HostAdded tells of a host not known before.
@@ -121,7 +122,9 @@ func (e PortChanged) String() string {
 }
 
 // String returns the event in one line.
-func (e LinkUp) String() string { return fmt.Sprintf("link up %v-%v", e.Link.A, e.Link.B) }
+func (e LinkUp) String() string {
+	return fmt.Sprintf("link up %v-%v%s", e.Link.A, e.Link.B, e.Link.trust())
+}
 
 // String returns the event in one line.
 func (e LinkDown) String() string {
@@ -130,7 +133,7 @@ func (e LinkDown) String() string {
 
 // String returns the event in one line.
 func (e LinkChanged) String() string {
-	return fmt.Sprintf("link %v %v-%v", e.Link.State, e.Link.A, e.Link.B)
+	return fmt.Sprintf("link changed %v-%v now=%v%s", e.Link.A, e.Link.B, e.Link.State, e.Link.trust())
 }
 
 // String returns the event in one line.

@@ -205,6 +205,9 @@ func (g *Graph) SeedLink(a, b Place, until, now time.Time) []Event {
 	}
 	e, _ := g.edge(a, b)
 	for i := range e.dirs {
+		if a == b && i > 0 {
+			break // a port that hears itself has one direction
+		}
 		d := &e.dirs[i]
 		if !d.known() {
 			d.first = g.now
@@ -378,18 +381,19 @@ func (g *Graph) settle(why Reason, changed []*edge) []Event {
 		if state == StateUp {
 			taken[e.link.A], taken[e.link.B] = true, true
 		}
+		confirmed := e.link.Trusted != e.trusted() && state != StateGone
 		e.link.Trusted = e.trusted()
 		e.link.State = state
 		if state == StateGone {
 			g.forget(e)
 		}
-		if was == state {
+		if was == state && !confirmed {
 			continue
 		}
 		switch {
-		case state == StateUp:
+		case state == StateUp && was != StateUp:
 			ups = append(ups, LinkUp{e.link})
-		case was == StateUp:
+		case state != StateUp && was == StateUp:
 			reason := why
 			if state == StateShared {
 				reason = ReasonLink

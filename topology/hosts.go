@@ -146,6 +146,7 @@ func (g *Graph) Pin(key HostKey, pinned bool, now time.Time) []Event {
 		return g.changed(append(evs, h.remove(st, ReasonExpired)))
 	} else {
 		st.elem = h.enqueue(st)
+		h.ipDue = g.now // its addresses were not looked at while it was pinned
 	}
 	return g.changed(evs)
 }

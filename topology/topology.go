@@ -171,6 +171,13 @@ type Link struct {
 // String returns both ends and the state.
 func (l Link) String() string { return fmt.Sprintf("%v-%v %v", l.A, l.B, l.State) }
 
+func (l Link) trust() string {
+	if l.Trusted {
+		return " trusted"
+	}
+	return ""
+}
+
 // Other returns the end of the link that is not p.
 func (l Link) Other(p Place) Place {
 	if p == l.A {
