@@ -3,7 +3,7 @@ package topology
 import "fmt"
 
 // Event is one change of the graph: SwitchAdded, SwitchGone, PortChanged,
-// LinkUp, LinkDown, LinkChanged, HostAdded, HostMoved, HostChanged or
+// PortSettled, LinkUp, LinkDown, LinkChanged, HostAdded, HostMoved, HostChanged or
 // HostGone. Events are values and may be kept.
 type Event interface {
 	fmt.Stringer
@@ -29,7 +29,7 @@ const (
 	ReasonEvicted
 )
 
-var reasons = [...]string{"none", "expired", "port down", "switch gone", "port is a link", "table full"}
+var reasons = [...]string{"none", "expired", "port lost", "switch gone", "port is a link", "table full"}
 
 // String returns the reason in words.
 func (r Reason) String() string {
@@ -55,6 +55,10 @@ type PortChanged struct {
 	Port PortState
 	Gone bool
 }
+
+// PortSettled tells that a port now is an edge port: it was up for
+// Options.EdgeDelay and no link was found there.
+type PortSettled struct{ Place Place }
 
 // LinkUp tells that a link now carries traffic.
 type LinkUp struct{ Link Link }
@@ -93,6 +97,7 @@ type HostGone struct {
 func (SwitchAdded) fabric() bool { return true }
 func (SwitchGone) fabric() bool  { return true }
 func (PortChanged) fabric() bool { return true }
+func (PortSettled) fabric() bool { return true }
 func (LinkUp) fabric() bool      { return true }
 func (LinkDown) fabric() bool    { return true }
 func (LinkChanged) fabric() bool { return true }
@@ -120,6 +125,9 @@ func (e PortChanged) String() string {
 	}
 	return fmt.Sprintf("port %s %v", state, e.Place)
 }
+
+// String returns the event in one line.
+func (e PortSettled) String() string { return fmt.Sprintf("port settled %v", e.Place) }
 
 // String returns the event in one line.
 func (e LinkUp) String() string {

@@ -12,6 +12,12 @@ type Options struct {
 	// LinkTTL is how long one direction of a link is believed after it was
 	// last heard. Default 15 s.
 	LinkTTL time.Duration
+	// EdgeDelay is how long a port that came up, or lost its last link, is not
+	// yet an edge port. It is the time that discovery has to find a switch
+	// there before anything is flooded to it or learned on it: without it, a
+	// cable that comes back closes a loop until its first probe is heard.
+	// Default none.
+	EdgeDelay time.Duration
 	// HostTTL is how long a host, and each of its addresses, is kept after it
 	// was last seen. Default 5 min.
 	HostTTL time.Duration
@@ -35,7 +41,8 @@ type Graph struct {
 
 	switches map[DPID]*node
 	edges    map[ends]*edge
-	at       map[Place][]*edge // edges by each of their ends
+	at       map[Place][]*edge   // edges by each of their ends
+	settling map[Place]time.Time // ports that are no edge until then
 	hosts    hosts
 
 	snapshot    *Snapshot
@@ -78,6 +85,7 @@ func New(o Options) *Graph {
 		switches: map[DPID]*node{},
 		edges:    map[ends]*edge{},
 		at:       map[Place][]*edge{},
+		settling: map[Place]time.Time{},
 		hosts:    newHosts(),
 	}
 }
@@ -100,6 +108,9 @@ func (g *Graph) SetSwitch(id DPID, ports []PortState, now time.Time) []Event {
 		n = &node{ports: want}
 		g.switches[id] = n
 		evs := []Event{SwitchAdded{Switch{DPID: id, Ports: n.list()}}}
+		for p := range want {
+			g.delay(Place{id, p})
+		}
 		// Seeded links waited for the switch; those on ports that did not come
 		// back up are wrong.
 		var changed []*edge
@@ -133,6 +144,9 @@ func (g *Graph) RemoveSwitch(id DPID, now time.Time) []Event {
 		return nil
 	}
 	delete(g.switches, id)
+	for p := range n.ports {
+		delete(g.settling, Place{id, p})
+	}
 	evs := g.drop(ReasonSwitch, g.edgesOf(id))
 	for _, p := range slices.Sorted(maps.Keys(n.ports)) {
 		evs = append(evs, g.flush(Place{id, p}, ReasonSwitch, true)...)
@@ -221,7 +235,8 @@ func (g *Graph) SeedLink(a, b Place, until, now time.Time) []Event {
 }
 
 // Expire forgets what was not heard for too long: directions of links, hosts
-// that are not pinned, and addresses. Call it every second or so.
+// that are not pinned, and addresses; and it ends delays (Options.EdgeDelay).
+// Call it every second or so, or when NextExpiry says.
 func (g *Graph) Expire(now time.Time) []Event {
 	g.tick(now)
 	var changed []*edge
@@ -237,8 +252,37 @@ func (g *Graph) Expire(now time.Time) []Event {
 			changed = append(changed, e)
 		}
 	}
-	evs := g.settle(ReasonExpired, changed)
-	return g.changed(append(evs, g.expireHosts()...))
+	// Delays first: one that begins with a link that expires is not over yet.
+	evs := slices.Concat(g.settled(), g.settle(ReasonExpired, changed), g.expireHosts())
+	return g.changed(evs)
+}
+
+// NextExpiry returns a time before which Expire has nothing to do, or the zero
+// time when nothing that is known now will ever expire.
+func (g *Graph) NextExpiry() time.Time {
+	var next time.Time
+	due := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	for _, e := range g.edges {
+		for _, d := range e.dirs {
+			if d.known() {
+				due(d.until)
+			}
+		}
+	}
+	for _, t := range g.settling {
+		due(t)
+	}
+	if e := g.hosts.lru.Back(); e != nil {
+		due(e.Value.(*station).host.LastSeen.Add(g.options.HostTTL))
+	}
+	if !g.hosts.ipDue.IsZero() {
+		due(g.hosts.ipDue)
+	}
+	return next
 }
 
 // tick moves the graph's idea of the time on, never back.
@@ -263,6 +307,34 @@ func (g *Graph) changed(evs []Event) []Event {
 	return evs
 }
 
+// delay keeps a port that is up from being an edge port for a while.
+func (g *Graph) delay(p Place) {
+	if g.options.EdgeDelay > 0 && g.up(p) {
+		g.settling[p] = g.now.Add(g.options.EdgeDelay)
+	}
+}
+
+// settled lets ports be edge ports whose delay is over.
+func (g *Graph) settled() []Event {
+	var evs []Event
+	for p, until := range g.settling {
+		if !until.After(g.now) {
+			delete(g.settling, p)
+			if len(g.at[p]) == 0 {
+				evs = append(evs, PortSettled{p})
+			}
+		}
+	}
+	slices.SortFunc(evs, func(a, b Event) int { return a.(PortSettled).Place.Compare(b.(PortSettled).Place) })
+	return evs
+}
+
+// isEdge reports whether hosts can be at p.
+func (g *Graph) isEdge(p Place) bool {
+	_, settling := g.settling[p]
+	return g.up(p) && len(g.at[p]) == 0 && !settling
+}
+
 // up reports whether p is a known port that is up.
 func (g *Graph) up(p Place) bool {
 	n := g.switches[p.DPID]
@@ -280,8 +352,10 @@ func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
 	evs := []Event{PortChanged{Place: place, Port: p}}
 	switch {
 	case p.Up && !old.Up:
+		g.delay(place)
 		evs = append(evs, g.settle(ReasonPort, g.at[place])...)
 	case !p.Up:
+		delete(g.settling, place)
 		evs = append(evs, g.drop(ReasonPort, g.at[place])...)
 		evs = append(evs, g.flush(place, ReasonPort, false)...)
 	}
@@ -294,6 +368,7 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 		return nil
 	}
 	delete(n.ports, p.Port)
+	delete(g.settling, p)
 	n.sorted = nil
 	old.Up = false
 	evs := []Event{PortChanged{Place: p, Port: old, Gone: true}}
@@ -462,6 +537,7 @@ func (g *Graph) forget(e *edge) {
 		es := slices.DeleteFunc(slices.Clone(g.at[p]), func(o *edge) bool { return o == e })
 		if len(es) == 0 {
 			delete(g.at, p)
+			g.delay(p)
 		} else {
 			g.at[p] = es
 		}

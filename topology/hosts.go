@@ -59,14 +59,14 @@ func newHosts() hosts {
 }
 
 // SeeHost records a sighting of a host. It counts on edge ports only: one on a
-// port that is unknown, down or the end of a link is ignored, and so is a MAC
-// that cannot be a host's. An address that belonged to another host of the
+// port that is unknown, down, the end of a link or not settled yet is ignored,
+// and so is a MAC that cannot be a host's. An address that belonged to another host of the
 // VLAN is taken from it. When the table is full, the host that is not pinned
 // and was silent for longest makes room; when all are pinned, the new one is
 // refused and counted.
 func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	g.tick(now)
-	if !s.MAC.unicast() || !g.up(s.Place) || len(g.at[s.Place]) > 0 {
+	if !s.MAC.unicast() || !g.isEdge(s.Place) {
 		return nil
 	}
 	h := &g.hosts

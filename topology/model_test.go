@@ -22,6 +22,9 @@ type model struct {
 	dirs  map[[2]Place]fact // from, to
 	hosts []modelHost       // the one seen last at the end
 	pins  map[HostKey]bool
+
+	settling map[Place]time.Time
+	was      map[Place]bool // ports that were up or the end of a link before
 }
 
 type fact struct {
@@ -37,10 +40,34 @@ type modelHost struct {
 }
 
 func newModel(o Options) *model {
-	return &model{o: New(o).options, ports: map[DPID]map[Port]PortState{}, dirs: map[[2]Place]fact{}, pins: map[HostKey]bool{}}
+	return &model{o: New(o).options, ports: map[DPID]map[Port]PortState{}, dirs: map[[2]Place]fact{}, pins: map[HostKey]bool{},
+		settling: map[Place]time.Time{}}
 }
 
 func (m *model) up(p Place) bool { return m.ports[p.DPID][p.Port].Up }
+
+// settle begins the delay of each port that came up or lost its last link since
+// the last call.
+func (m *model) settle() {
+	is := map[Place]bool{} // true when an end
+	for id, ps := range m.ports {
+		for _, p := range ps {
+			if place := (Place{id, p.Port}); p.Up {
+				is[place] = m.isEnd(place)
+				if was, up := m.was[place]; !up || was && !is[place] {
+					m.settling[place] = m.now.Add(m.o.EdgeDelay)
+				}
+			}
+		}
+	}
+	maps.DeleteFunc(m.settling, func(p Place, _ time.Time) bool { return !m.up(p) || m.o.EdgeDelay == 0 })
+	m.was = is
+}
+
+func (m *model) isEdge(p Place) bool {
+	_, settling := m.settling[p]
+	return m.up(p) && !m.isEnd(p) && !settling
+}
 
 func (m *model) isEnd(p Place) bool {
 	for d := range m.dirs {
@@ -136,6 +163,7 @@ func (m *model) seed(a, b Place, until time.Time) {
 }
 
 func (m *model) expire() {
+	maps.DeleteFunc(m.settling, func(_ Place, t time.Time) bool { return !t.After(m.now) })
 	maps.DeleteFunc(m.dirs, func(_ [2]Place, f fact) bool { return !f.until.After(m.now) })
 	old := func(t time.Time) bool { return !t.Add(m.o.HostTTL).After(m.now) }
 	m.hosts = slices.DeleteFunc(m.hosts, func(h modelHost) bool { return !m.pins[h.key] && old(h.last) })
@@ -147,7 +175,7 @@ func (m *model) expire() {
 }
 
 func (m *model) see(s Sighting) {
-	if s.MAC == (MAC{}) || s.MAC[0]&1 == 1 || !m.up(s.Place) || m.isEnd(s.Place) {
+	if s.MAC == (MAC{}) || s.MAC[0]&1 == 1 || !m.isEdge(s.Place) {
 		return
 	}
 	key := HostKey{s.MAC, s.VLAN}
@@ -312,6 +340,8 @@ func (m *mirror) apply(t require.TestingT, evs []Event) {
 			require.Contains(t, m.hosts, e.Host.Key())
 			require.NotZero(t, e.Reason)
 			delete(m.hosts, e.Host.Key())
+		case PortSettled:
+			require.True(t, m.switches[e.Place.DPID][e.Place.Port].Up)
 		default:
 			require.Fail(t, "unknown event", "%T", e)
 		}
@@ -371,9 +401,13 @@ func play(t require.TestingT, o Options, program []byte) *Graph {
 			evs = g.SeedLink(a, b, until, now)
 			m.seed(a, b, until)
 		case 10:
+			next := g.NextExpiry()
 			now = now.Add(time.Duration(arg) * time.Second / 8)
 			m.now = now
 			evs = g.Expire(now)
+			if next.IsZero() || now.Before(next) {
+				require.Empty(t, evs)
+			}
 			m.expire()
 		case 11:
 			evs = g.Pin(key, arg&1 == 0, now)
@@ -393,6 +427,7 @@ func play(t require.TestingT, o Options, program []byte) *Graph {
 			require.Greater(t, g.Version(), version)
 		}
 		version = g.Version()
+		m.settle()
 		r.apply(t, evs)
 		compare(t, g, m, r, now)
 	}
@@ -424,7 +459,8 @@ func compare(t require.TestingT, g *Graph, m *model, r *mirror, now time.Time) {
 			require.Equal(t, m.ports[sw.DPID][p.Port], p)
 			place := Place{sw.DPID, p.Port}
 			require.Equal(t, m.isEnd(place), s.IsLink(place))
-			if p.Up && !m.isEnd(place) {
+			require.Equal(t, m.isEdge(place), s.IsEdge(place))
+			if m.isEdge(place) {
 				edge = append(edge, p.Port)
 			}
 		}
@@ -467,6 +503,9 @@ func compare(t require.TestingT, g *Graph, m *model, r *mirror, now time.Time) {
 
 var tight = Options{LinkTTL: 10 * time.Second, HostTTL: 20 * time.Second, MaxHosts: 6, MaxIPs: 3}
 
+// guarded are tight options with a delay too.
+var guarded = Options{LinkTTL: 10 * time.Second, HostTTL: 20 * time.Second, EdgeDelay: 2 * time.Second, MaxHosts: 6, MaxIPs: 3}
+
 func randomProgram(seed uint64, steps int) []byte {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	b := []byte{2, 0, 2, 1, 2, 2, 2, 3}
@@ -492,10 +531,13 @@ func randomProgram(seed uint64, steps int) []byte {
 func TestModel(t *testing.T) {
 	for seed := range uint64(50) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			program := randomProgram(seed, 200)
-			g := play(t, tight, program)
+			program, o := randomProgram(seed, 200), tight
+			if seed%2 > 0 {
+				o = guarded
+			}
+			g := play(t, o, program)
 			checkFabric(t, g.Snapshot())
-			again := play(t, tight, program)
+			again := play(t, o, program)
 			require.Equal(t, g.Snapshot().View(Notes{}), again.Snapshot().View(Notes{}))
 		})
 	}
@@ -504,12 +546,17 @@ func TestModel(t *testing.T) {
 func FuzzGraph(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(randomProgram(seed, 60))
+		f.Add(append(randomProgram(seed, 60), 0))
 	}
 	f.Fuzz(func(t *testing.T, program []byte) {
 		if len(program) > 1024 {
 			return
 		}
-		checkFabric(t, play(t, tight, program).Snapshot())
+		o := tight
+		if len(program)%2 > 0 {
+			o = guarded
+		}
+		checkFabric(t, play(t, o, program).Snapshot())
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // fabric is the part of a snapshot that hosts do not change: it outlives
@@ -14,7 +15,8 @@ type fabric struct {
 	version  uint64
 	switches []Switch
 	index    map[DPID]int32
-	ends     map[Place]bool  // ends of links in any state
+	ends     map[Place]bool // ends of links in any state
+	settling map[Place]time.Time
 	peers    map[Place]Place // the other ends of links that are up
 	arcs     [][]arc         // by switch, in order of preference
 
@@ -37,6 +39,7 @@ func (g *Graph) newFabric(links []Link) *fabric {
 		switches:  make([]Switch, 0, len(g.switches)),
 		index:     make(map[DPID]int32, len(g.switches)),
 		ends:      make(map[Place]bool, 2*len(links)),
+		settling:  maps.Clone(g.settling),
 		peers:     make(map[Place]Place, 2*len(links)),
 		arcs:      make([][]arc, len(g.switches)),
 		routes:    make([]atomic.Pointer[[]int32], len(g.switches)),
@@ -96,8 +99,15 @@ func (f *fabric) Peer(p Place) (Place, bool) {
 	return o, ok
 }
 
-// EdgePorts returns the ports of a switch that are up and not the end of a
-// link, in order.
+// IsEdge reports whether p is an edge port: up, not the end of a link, and
+// settled (see Options.EdgeDelay). Hosts are learned there only.
+func (f *fabric) IsEdge(p Place) bool {
+	ps := f.EdgePorts(p.DPID)
+	_, ok := slices.BinarySearch(ps, p.Port)
+	return ok
+}
+
+// EdgePorts returns the edge ports of a switch (see IsEdge), in order.
 func (f *fabric) EdgePorts(id DPID) []Port {
 	i, ok := f.index[id]
 	if !ok {
@@ -108,7 +118,8 @@ func (f *fabric) EdgePorts(id DPID) []Port {
 	}
 	ps := []Port{}
 	for _, p := range f.switches[i].Ports {
-		if p.Up && !f.ends[Place{id, p.Port}] {
+		place := Place{id, p.Port}
+		if _, settling := f.settling[place]; p.Up && !settling && !f.ends[place] {
 			ps = append(ps, p.Port)
 		}
 	}

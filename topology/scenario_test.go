@@ -19,7 +19,7 @@ import (
 // -rewrite. Comments and blank lines stay. DPIDs are in hex; h1 is the MAC
 // 02:00:00:00:00:01, h1@5 the same on VLAN 5.
 //
-//	options link-ttl=15s host-ttl=5m max-hosts=3 max-ips=2   (first)
+//	options link-ttl=15s edge-delay=1s host-ttl=5m max-hosts=3 max-ips=2   (first)
 //	switch DPID ports=N [down=P,P]    add it or replace its ports: 1…N
 //	switch-gone DPID
 //	port DPID/P up|down|gone
@@ -81,6 +81,8 @@ func (s *scenario) run(words []string) (out []string, err error) {
 			switch k {
 			case "link-ttl":
 				o.LinkTTL = must(time.ParseDuration(v))
+			case "edge-delay":
+				o.EdgeDelay = must(time.ParseDuration(v))
 			case "host-ttl":
 				o.HostTTL = must(time.ParseDuration(v))
 			case "max-hosts":
