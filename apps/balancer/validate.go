@@ -2,8 +2,24 @@ package balancer
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
+
+// Limits of a monitor.
+const (
+	minInterval = 100 * time.Millisecond
+	maxInterval = time.Hour
+	minTimeout  = 10 * time.Millisecond
+	maxRiseFall = 10
+	maxPath     = 1024 // bytes
+)
+
+// maxFaults bounds the errors reported of one document.
+const maxFaults = 32
 
 // FieldError is what is wrong with one field of a document. Field is a path as
 // "listeners[0].pool.members[1].weight"; "body" is the document as a whole.
@@ -45,8 +61,282 @@ func join(errs []FieldError) string {
 	return strings.Join(s, "; ")
 }
 
-// DecodeVIP reads the document of the VIP called name.
-func DecodeVIP(name string, body []byte) (VIP, error) { panic("to be written") }
+// faults gathers what is wrong with a document.
+type faults []FieldError
 
-// DecodeMember reads the document of one member of a listener of the VIP at address.
-func DecodeMember(key MemberKey, body []byte) (Member, error) { panic("to be written") }
+func (f *faults) add(field, format string, args ...any) {
+	if len(*f) < maxFaults {
+		*f = append(*f, FieldError{field, fmt.Sprintf(format, args...)})
+	}
+}
+
+// validate holds a document to its rules: first to those that every document
+// keeps (InvalidError), then to those between its parts (ConflictError), then to
+// what this version offers (UnsupportedError). What other documents say is not
+// looked at.
+func validate(v VIP) error {
+	var bad faults
+	checkVIP(&bad, v)
+	if len(bad) > 0 {
+		return &InvalidError{bad}
+	}
+	if err := checkParts(v); err != nil {
+		return err
+	}
+	var missing faults
+	checkOffered(&missing, v)
+	if len(missing) > 0 {
+		return &UnsupportedError{missing}
+	}
+	return nil
+}
+
+func checkVIP(bad *faults, v VIP) {
+	if !validName(v.Name) {
+		bad.add("name", "must be 1 to 63 of a-z, 0-9 and -, not beginning with -")
+	}
+	checkAddress(bad, "address", v.Address)
+	oneOf(bad, "mode", v.Mode, ModeNAT, ModeDSR, ModeConntrack)
+	if v.VLAN > 4094 {
+		bad.add("vlan", "must be 0 (untagged) to 4094")
+	}
+	oneOf(bad, "on_empty", v.OnEmpty, OnEmptyDrop, OnEmptyReject)
+	if len(v.AllowedCIDRs) > MaxCIDRs {
+		bad.add("allowed_cidrs", "must be at most %d", MaxCIDRs)
+		return
+	}
+	for i, p := range v.AllowedCIDRs {
+		field := fmt.Sprintf("allowed_cidrs[%d]", i)
+		switch {
+		case !p.IsValid():
+			bad.add(field, "is missing")
+		case p != p.Masked():
+			bad.add(field, "has host bits set: the network is %s", p.Masked())
+		case p.Addr().Is4In6() || p.Addr().Is4() != v.Address.Is4():
+			bad.add(field, "must be of the family of the VIP's address")
+		case slices.Contains(v.AllowedCIDRs[:i], p):
+			bad.add(field, "is given twice")
+		}
+	}
+	if len(v.Listeners) > MaxListeners {
+		bad.add("listeners", "must be at most %d", MaxListeners)
+		return
+	}
+	for i, l := range v.Listeners {
+		field := fmt.Sprintf("listeners[%d]", i)
+		oneOf(bad, field+".protocol", l.Protocol, TCP, UDP, SCTP)
+		if l.Port == 0 {
+			bad.add(field+".port", "must be 1 to 65535")
+		}
+		checkPool(bad, field+".pool", v, l.Pool)
+	}
+}
+
+func checkPool(bad *faults, field string, v VIP, p Pool) {
+	oneOf(bad, field+".persistence", p.Persistence, PersistenceNone, PersistenceSourceIP, PersistenceSourceIPProtocol)
+	if p.Monitor != nil {
+		checkMonitor(bad, field+".monitor", *p.Monitor)
+	}
+	if len(p.Members) > MaxMembers {
+		bad.add(field+".members", "must be at most %d", MaxMembers)
+		return
+	}
+	first := map[MemberKey]int{}
+	for i, m := range p.Members {
+		at := memberField(field, i)
+		checkMember(bad, at+".", v.Address, m)
+		if j, twice := first[m.Key()]; twice {
+			bad.add(at, "has the address and port of members[%d]", j)
+		} else {
+			first[m.Key()] = i
+		}
+	}
+}
+
+// memberField is the path of a member of the pool at that path.
+func memberField(pool string, i int) string { return fmt.Sprintf("%s.members[%d]", pool, i) }
+
+// checkMember checks one member; vip is invalid where it is not known.
+func checkMember(bad *faults, prefix string, vip netip.Addr, m Member) {
+	switch {
+	case !checkAddress(bad, prefix+"address", m.Address) || !vip.IsValid():
+	case m.Address == vip:
+		bad.add(prefix+"address", "is the address of the VIP itself")
+	case m.Address.Is4() != vip.Is4():
+		bad.add(prefix+"address", "must be of the family of the VIP's address")
+	}
+	if m.Port == 0 {
+		bad.add(prefix+"port", "must be 1 to 65535")
+	}
+	if m.Weight < 0 || m.Weight > MaxWeight {
+		bad.add(prefix+"weight", "must be 0 to %d", MaxWeight)
+	}
+	oneOf(bad, prefix+"admin_state", m.AdminState, AdminUp, AdminDrain, AdminDown)
+}
+
+func checkMonitor(bad *faults, field string, m Monitor) {
+	oneOf(bad, field+".type", m.Type,
+		MonitorTCP, MonitorHTTP, MonitorHTTPS, MonitorPing, MonitorUDPConnect, MonitorSCTP)
+	if d := time.Duration(m.Interval); d < minInterval || d > maxInterval {
+		bad.add(field+".interval", "must be %v to %v", minInterval, maxInterval)
+	}
+	if d := time.Duration(m.Timeout); d < minTimeout || m.Timeout > m.Interval {
+		bad.add(field+".timeout", "must be %v to the interval", minTimeout)
+	}
+	if m.Rise < 1 || m.Rise > maxRiseFall {
+		bad.add(field+".rise", "must be 1 to %d", maxRiseFall)
+	}
+	if m.Fall < 1 || m.Fall > maxRiseFall {
+		bad.add(field+".fall", "must be 1 to %d", maxRiseFall)
+	}
+	if !m.Type.http() {
+		if m.Path != "" {
+			bad.add(field+".path", "is for http and https only")
+		}
+		if m.ExpectedCodes != "" {
+			bad.add(field+".expected_codes", "is for http and https only")
+		}
+		return
+	}
+	unprintable := func(r rune) bool { return r <= ' ' || r > '~' }
+	if !strings.HasPrefix(m.Path, "/") || len(m.Path) > maxPath || strings.ContainsFunc(m.Path, unprintable) {
+		bad.add(field+".path", "must begin with / and be at most %d printable ASCII characters without spaces", maxPath)
+	}
+	if !validCodes(m.ExpectedCodes) {
+		bad.add(field+".expected_codes", `must be codes from 100 to 599 and ranges of them, as "200", "200,204", "200-299"`)
+	}
+}
+
+// http says whether probes of the type are HTTP requests.
+func (t MonitorType) http() bool { return t == MonitorHTTP || t == MonitorHTTPS }
+
+// validName is [a-z0-9]([a-z0-9-]{0,62}).
+func validName(s string) bool {
+	for i, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && (c != '-' || i == 0) {
+			return false
+		}
+	}
+	return 1 <= len(s) && len(s) <= 63
+}
+
+func validCodes(s string) bool {
+	code := func(s string) int {
+		n, err := strconv.Atoi(s)
+		if err != nil || len(s) != 3 || n < 100 || n > 599 {
+			return 0
+		}
+		return n
+	}
+	if len(s) > maxPath {
+		return false
+	}
+	for part := range strings.SplitSeq(s, ",") {
+		low, high, isRange := strings.Cut(part, "-")
+		if code(low) == 0 || isRange && code(high) < code(low) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkAddress wants the address of one host that others can reach.
+func checkAddress(bad *faults, field string, a netip.Addr) bool {
+	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	switch {
+	case !a.IsValid():
+		bad.add(field, "is missing")
+	case a.Zone() != "":
+		bad.add(field, "must not have a zone")
+	case a.Is4In6():
+		bad.add(field, "must be written as IPv4: %s", a.Unmap())
+	case a.IsUnspecified():
+		bad.add(field, "must not be unspecified")
+	case a.IsLoopback():
+		bad.add(field, "must not be loopback")
+	case a.IsMulticast():
+		bad.add(field, "must not be multicast")
+	case a == broadcast:
+		bad.add(field, "must not be broadcast")
+	case a.IsLinkLocalUnicast():
+		bad.add(field, "must not be link-local")
+	case a.Is4() && a.As4()[0] == 0:
+		bad.add(field, "must not be in 0.0.0.0/8")
+	default:
+		return true
+	}
+	return false
+}
+
+func oneOf[T ~string](bad *faults, field string, v T, allowed ...T) {
+	if !slices.Contains(allowed, v) {
+		names := make([]string, len(allowed))
+		for i, a := range allowed {
+			names[i] = string(a)
+		}
+		bad.add(field, "must be one of %s", strings.Join(names, ", "))
+	}
+}
+
+// checkParts refuses a document whose listeners stand in each other's way.
+func checkParts(v VIP) error {
+	listeners := map[ListenerKey]int{}
+	for i, l := range v.Listeners {
+		if j, twice := listeners[l.Key()]; twice {
+			return &ConflictError{fmt.Sprintf("listeners[%d].port", i), fmt.Sprintf("listeners[%d]: %s twice", j, l.Key())}
+		}
+		listeners[l.Key()] = i
+	}
+	if v.Mode != ModeNAT {
+		return nil
+	}
+	// A reply tells its listener by the member's address, protocol and port alone.
+	type source struct {
+		protocol Protocol
+		member   MemberKey
+	}
+	members := map[source]string{}
+	for i, l := range v.Listeners {
+		for j, m := range l.Pool.Members {
+			field := memberField(fmt.Sprintf("listeners[%d].pool", i), j)
+			if other, twice := members[source{l.Protocol, m.Key()}]; twice {
+				return &ConflictError{field, fmt.Sprintf("%s: in nat mode %s serves one %s listener only", other, m.Key(), l.Protocol)}
+			}
+			members[source{l.Protocol, m.Key()}] = field
+		}
+	}
+	return nil
+}
+
+// checkOffered lists what the contract has and this version does not.
+func checkOffered(missing *faults, v VIP) {
+	if v.Address.Is6() {
+		missing.add("address", "IPv6 is not supported yet")
+	}
+	if v.Mode != ModeNAT {
+		missing.add("mode", "%s is not supported yet", v.Mode)
+	}
+	if v.VLAN != 0 {
+		missing.add("vlan", "VIPs of a VLAN are not supported yet")
+	}
+	if v.OnEmpty != OnEmptyDrop {
+		missing.add("on_empty", "%s is not supported yet", v.OnEmpty)
+	}
+	if len(v.AllowedCIDRs) > 0 {
+		missing.add("allowed_cidrs", "is not supported yet")
+	}
+	for i, l := range v.Listeners {
+		field := fmt.Sprintf("listeners[%d]", i)
+		if l.Protocol == SCTP {
+			missing.add(field+".protocol", "%s is not supported yet", l.Protocol)
+		}
+		if l.Pool.Persistence != PersistenceNone {
+			missing.add(field+".pool.persistence", "%s is not supported yet", l.Pool.Persistence)
+		}
+		for j, m := range l.Pool.Members {
+			if m.Backup {
+				missing.add(memberField(field+".pool", j)+".backup", "is not supported yet")
+			}
+		}
+	}
+}
