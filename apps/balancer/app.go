@@ -1,0 +1,487 @@
+package balancer
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// Part names: one part a VIP, and one an address, which several VIPs may share.
+const (
+	partVIP     = "vip/"
+	partAddress = "address/"
+)
+
+// App is the balancer as the core loop sees it: it follows the intents, finds the
+// members in the network, keeps the present owners of the slots, and compiles.
+type App struct {
+	saveOwners func(ctx context.Context, name string, generation uint64, owners map[ListenerKey][]uint16) error
+
+	vips      map[string]*vip
+	byAddress map[netip.Addr]map[string]bool // VIPs by their address
+	byMember  map[netip.Addr]map[string]bool // VIPs by the addresses of their members
+	members   map[netip.Addr]*location       // of every address in byMember
+	addressOf map[ofproto.MAC]map[netip.Addr]bool
+}
+
+// vip is one VIP. A deleted one stays, without a record, until the switches have
+// let go of it.
+type vip struct {
+	name     string
+	rec      *Record
+	revision uint64
+	since    time.Time // of the revision
+	owners   [][]uint16
+	acks     map[ofproto.DPID]ack
+	pending  bool // as last told to watchers
+}
+
+// ack is what a switch said of a VIP last.
+type ack struct {
+	revision   uint64
+	generation uint64
+	err        error
+}
+
+// location is what is known of where a member's address is.
+type location struct {
+	known  bool
+	mac    ofproto.MAC
+	place  topology.Place
+	since  time.Time // of the last change
+	asked  time.Time // last ARP request
+	asks   int       // ARP requests without an answer
+	reason string    // why it is not known
+}
+
+// NewApp returns the app with the stored intents. saveOwners is called now and
+// then, outside the core loop, with the present owners of slots.
+func NewApp(records []Record, saveOwners func(context.Context, string, uint64, map[ListenerKey][]uint16) error) *App {
+	a := &App{
+		saveOwners: saveOwners,
+		vips:       map[string]*vip{},
+		byAddress:  map[netip.Addr]map[string]bool{},
+		byMember:   map[netip.Addr]map[string]bool{},
+		members:    map[netip.Addr]*location{},
+		addressOf:  map[ofproto.MAC]map[netip.Addr]bool{},
+	}
+	for i := range records {
+		a.index(&vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}})
+	}
+	return a
+}
+
+// ID implements controller.App.
+func (a *App) ID() flowtable.AppID { return controller.AppBalancer }
+
+// Parts implements controller.App.
+func (a *App) Parts(c *controller.Context, sw *controller.Switch) []string {
+	parts := make([]string, 0, len(a.vips)+len(a.byAddress))
+	for name := range a.vips {
+		parts = append(parts, partVIP+name)
+	}
+	for addr := range a.byAddress {
+		parts = append(parts, partAddress+addr.String())
+	}
+	return parts
+}
+
+// Handle implements controller.App.
+func (a *App) Handle(c *controller.Context, event any) {
+	switch e := event.(type) {
+	case Change:
+		a.change(c, e)
+	case controller.SwitchUp:
+		a.locateAll(c)
+		c.WakeAt(c.Now)
+	case controller.SwitchDown:
+		for _, v := range a.vips {
+			delete(v.acks, e.DPID)
+			a.settled(c, v)
+		}
+	case controller.StageChanged:
+		for _, v := range a.vips {
+			delete(v.acks, e.DPID)
+		}
+	case controller.Rerouted:
+		a.locateAll(c)
+		for _, v := range a.vips {
+			a.dirty(c, v)
+		}
+	case controller.Applied:
+		a.applied(c, e)
+	case controller.PacketIn:
+		a.answerARP(c, e)
+	case controller.Woken:
+		a.resolve(c)
+	case topology.PortChanged:
+		if e.Port.Up && !e.Gone {
+			a.askAgain(c)
+		}
+	case topology.HostAdded:
+		a.hostEvent(c, e.Host)
+	case topology.HostMoved:
+		a.hostEvent(c, e.Host)
+	case topology.HostChanged:
+		a.hostEvent(c, e.Host)
+	case topology.HostGone:
+		a.hostEvent(c, e.Host)
+	}
+}
+
+// change takes in a new revision of an intent.
+func (a *App) change(c *controller.Context, e Change) {
+	old := a.vips[e.Name]
+	if old == nil && e.Record == nil {
+		return
+	}
+	if old != nil && e.Revision <= old.revision {
+		return
+	}
+	v := &vip{name: e.Name, rec: e.Record, revision: e.Revision, since: c.Now, acks: map[ofproto.DPID]ack{}}
+	if old != nil {
+		a.unindex(old)
+		v.acks = old.acks
+		carryOwners(old, v)
+	}
+	a.index(v)
+	a.locate(c, v)
+	a.reown(c, v)
+	a.dirty(c, v)
+	for _, rec := range []*Record{recordOf(old), v.rec} {
+		if rec != nil {
+			a.dirtyAddress(c, rec.VIP.Address)
+		}
+	}
+	c.WakeAt(c.Now)
+	a.settled(c, v)
+}
+
+func recordOf(v *vip) *Record {
+	if v == nil {
+		return nil
+	}
+	return v.rec
+}
+
+// carryOwners gives the listeners of a new revision the present owners of the old.
+func carryOwners(old, v *vip) {
+	if v.rec == nil {
+		return
+	}
+	v.owners = make([][]uint16, len(v.rec.Listeners))
+	for i, l := range v.rec.Listeners {
+		v.owners[i] = l.Slots.Owner
+		if old.rec == nil {
+			continue
+		}
+		for j, was := range old.rec.Listeners {
+			if was.Key == l.Key {
+				v.owners[i] = old.owners[j]
+			}
+		}
+	}
+}
+
+func (a *App) index(v *vip) {
+	a.vips[v.name] = v
+	if v.rec == nil {
+		return
+	}
+	if v.owners == nil {
+		for _, l := range v.rec.Listeners {
+			v.owners = append(v.owners, l.Slots.Owner)
+		}
+	}
+	add(a.byAddress, v.rec.VIP.Address, v.name)
+	for _, l := range v.rec.Listeners {
+		for _, m := range l.Members {
+			add(a.byMember, m.Key.Addr(), v.name)
+			if a.members[m.Key.Addr()] == nil {
+				a.members[m.Key.Addr()] = &location{}
+			}
+		}
+	}
+}
+
+func (a *App) unindex(v *vip) {
+	if v.rec == nil {
+		return
+	}
+	remove(a.byAddress, v.rec.VIP.Address, v.name)
+	for _, l := range v.rec.Listeners {
+		for _, m := range l.Members {
+			addr := m.Key.Addr()
+			if remove(a.byMember, addr, v.name); a.byMember[addr] == nil {
+				a.forget(addr)
+			}
+		}
+	}
+}
+
+func add[K comparable](index map[K]map[string]bool, k K, name string) {
+	if index[k] == nil {
+		index[k] = map[string]bool{}
+	}
+	index[k][name] = true
+}
+
+func remove[K comparable](index map[K]map[string]bool, k K, name string) {
+	if delete(index[k], name); len(index[k]) == 0 {
+		delete(index, k)
+	}
+}
+
+// dirty has a VIP compiled again for every switch that serves VIPs.
+func (a *App) dirty(c *controller.Context, v *vip) {
+	for sw := range c.Switches() {
+		if serves(sw) {
+			c.Dirty(sw.DPID, partVIP+v.name)
+		}
+	}
+}
+
+func (a *App) dirtyAddress(c *controller.Context, addr netip.Addr) {
+	for sw := range c.Switches() {
+		if serves(sw) {
+			c.Dirty(sw.DPID, partAddress+addr.String())
+		}
+	}
+}
+
+// serves says whether VIPs are installed in a switch at its stage.
+func serves(sw *controller.Switch) bool { return sw.Stage != controller.StageObserve }
+
+// reown computes the present owners of the slots from what is known of the
+// members, and reports whether any changed.
+func (a *App) reown(c *controller.Context, v *vip) bool {
+	if v.rec == nil {
+		return false
+	}
+	changed := false
+	for i, l := range v.rec.Listeners {
+		up := map[uint16]bool{}
+		for _, m := range l.Members {
+			up[m.Index] = a.members[m.Key.Addr()].known
+		}
+		owners := Spread(l.Slots.Home, v.owners[i], func(id uint16) bool { return up[id] })
+		if !slices.Equal(owners, v.owners[i]) {
+			v.owners[i] = owners
+			changed = true
+		}
+	}
+	if changed {
+		name, generation := v.name, v.rec.VIP.Generation
+		owners := map[ListenerKey][]uint16{}
+		for i, l := range v.rec.Listeners {
+			owners[l.Key] = v.owners[i]
+		}
+		c.Save("owners/"+name, func(ctx context.Context) error { return a.saveOwners(ctx, name, generation, owners) })
+	}
+	return changed
+}
+
+// applied takes a switch's answer on a part.
+func (a *App) applied(c *controller.Context, e controller.Applied) {
+	name, ok := strings.CutPrefix(e.Part, partVIP)
+	v := a.vips[name]
+	if !ok || v == nil || e.Tag < v.revision {
+		return
+	}
+	k := ack{revision: e.Tag, err: e.Err}
+	if v.rec != nil {
+		k.generation = v.rec.VIP.Generation
+	}
+	v.acks[e.DPID] = k
+	a.settled(c, v)
+}
+
+// settled tells watchers when a VIP has left the state pending, and forgets a
+// deleted one that no switch holds any more.
+func (a *App) settled(c *controller.Context, v *vip) {
+	pending := false
+	var failed string
+	for sw := range c.Switches() {
+		if !serves(sw) {
+			continue
+		}
+		k, ok := v.acks[sw.DPID]
+		switch {
+		case !ok || k.revision < v.revision:
+			pending = true
+		case k.err != nil:
+			failed = k.err.Error()
+		}
+	}
+	if v.rec != nil && a.resolving(c, v) {
+		pending = true
+	}
+	if v.rec == nil && !pending {
+		delete(a.vips, v.name)
+	}
+	if pending != v.pending || !pending {
+		v.pending = pending
+		c.Notify("vip", map[string]any{"name": v.name, "revision": v.revision, "deleted": v.rec == nil, "pending": pending, "error": failed})
+	}
+}
+
+// Status returns the state of a VIP in the network and of its members, with the
+// revision it speaks of. ok is false when the app does not know the VIP.
+func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
+	v := a.vips[name]
+	if v == nil {
+		return Status{}, false
+	}
+	s.Revision, s.Deleted = v.revision, v.rec == nil
+	s.VIP = VIPStatus{Provisioning: ProvisioningActive, Switches: []SwitchStatus{}}
+	served := false
+	for sw := range c.Switches() {
+		if !serves(sw) {
+			continue
+		}
+		served = true
+		k, acked := v.acks[sw.DPID]
+		st := SwitchStatus{DPID: sw.DPID.String(), State: InstallInstalled, Generation: k.generation}
+		switch {
+		case !acked || k.revision < v.revision:
+			st.State = InstallPending
+			if s.VIP.Provisioning == ProvisioningActive {
+				s.VIP.Provisioning = ProvisioningPending
+			}
+		case k.err != nil:
+			st.State, st.Reason = InstallError, k.err.Error()
+			s.VIP.Provisioning = ProvisioningError
+		}
+		s.VIP.Switches = append(s.VIP.Switches, st)
+	}
+	if v.rec == nil {
+		return s, true
+	}
+	if !served || s.VIP.Provisioning == ProvisioningActive && a.resolving(c, v) {
+		s.VIP.Provisioning = ProvisioningPending
+	}
+	s.Members = map[ListenerKey]map[MemberKey]MemberStatus{}
+	serving, wanted, up := 0, 0, 0
+	for i, l := range v.rec.Listeners {
+		slots := map[uint16]int{}
+		for _, id := range v.owners[i] {
+			slots[id]++
+		}
+		s.Members[l.Key] = map[MemberKey]MemberStatus{}
+		pool := v.rec.VIP.Listeners[i].Pool
+		for j, m := range l.Members {
+			ms := a.memberStatus(pool.Members[j], pool.Monitor != nil)
+			ms.Slots = slots[m.Index]
+			s.Members[l.Key][m.Key] = ms
+			if pool.Members[j].SlotWeight() > 0 {
+				wanted++
+				if ms.Slots > 0 {
+					up++
+				}
+			}
+			serving += ms.Slots
+		}
+	}
+	switch {
+	case !v.rec.VIP.Enabled:
+		s.VIP.Operating = OperatingDisabled
+	case serving == 0:
+		s.VIP.Operating = OperatingOffline
+	case up < wanted:
+		s.VIP.Operating = OperatingDegraded
+	default:
+		// Whether members answer is not probed by this version.
+		s.VIP.Operating = OperatingNoMonitor
+	}
+	return s, true
+}
+
+// Status is what the app knows of a VIP.
+type Status struct {
+	Revision uint64
+	Deleted  bool
+	VIP      VIPStatus
+	Members  map[ListenerKey]map[MemberKey]MemberStatus
+}
+
+func (a *App) memberStatus(m Member, monitored bool) MemberStatus {
+	l := a.members[m.Address]
+	s := MemberStatus{Health: HealthNoMonitor, Since: l.since, Reason: l.reason}
+	if monitored && l.known {
+		s.Reason = "health monitors are stored and not run by this version"
+	}
+	switch {
+	case m.AdminState != AdminUp:
+		s.Reason = "admin_state is " + string(m.AdminState)
+	case m.Weight == 0:
+		s.Reason = "weight is 0"
+	}
+	if l.known {
+		s.Switch, s.Port = l.place.DPID.String(), uint32(l.place.Port)
+		return s
+	}
+	s.Health = HealthUnknown
+	if l.asks >= unresolvedAfter {
+		s.Health = HealthDown
+	}
+	return s
+}
+
+// Compile implements controller.App.
+func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string) controller.Source {
+	if name, ok := strings.CutPrefix(part, partVIP); ok {
+		return a.compileVIP(c, sw, a.vips[name])
+	}
+	addr, err := netip.ParseAddr(strings.TrimPrefix(part, partAddress))
+	if err != nil || !serves(sw) || len(a.byAddress[addr]) == 0 {
+		return controller.Source{}
+	}
+	name := slices.Min(slices.Collect(maps.Keys(a.byAddress[addr])))
+	mac, nicira := a.vips[name].rec.VIP.MAC, sw.Capabilities.Nicira
+	answer := slices.ContainsFunc(slices.Collect(maps.Keys(a.byAddress[addr])), func(n string) bool { return a.vips[n].rec.VIP.Enabled })
+	return controller.Source{Build: func() flowtable.Part { return compileAddress(addr, mac, answer, nicira) }}
+}
+
+func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) controller.Source {
+	if v == nil {
+		return controller.Source{}
+	}
+	src := controller.Source{Tag: v.revision}
+	if v.rec == nil || !serves(sw) || !v.rec.VIP.Enabled {
+		return src
+	}
+	snap := c.Graph.Snapshot()
+	in := vipInput{
+		rec: v.rec, owners: slices.Clone(v.owners),
+		stage: sw.Stage, caps: sw.Capabilities,
+		targets: map[netip.Addr]target{},
+	}
+	for _, l := range v.rec.Listeners {
+		for _, m := range l.Members {
+			if at := a.members[m.Key.Addr()]; at.known {
+				in.targets[m.Key.Addr()] = targetOn(snap, topology.DPID(sw.DPID), at)
+			}
+		}
+	}
+	src.Build = in.compile
+	return src
+}
+
+// targetOn says how a switch reaches a member.
+func targetOn(snap *topology.Snapshot, dpid topology.DPID, at *location) target {
+	t := target{mac: at.mac}
+	if at.place.DPID == dpid {
+		t.port, t.attached = ofproto.Port(at.place.Port), true
+	} else if port, ok := snap.NextHop(dpid, at.place.DPID); ok {
+		t.port = ofproto.Port(port)
+	}
+	return t
+}

@@ -1,0 +1,350 @@
+// Package discovery learns the network: links by authenticated LLDP probes, hosts
+// by ARP, neighbour discovery and the first packets they send. What it learns it
+// records in the controller's topology.Graph, whose events tell the other apps.
+package discovery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
+	"github.com/fairlead/fairlead/topology"
+)
+
+const (
+	// probeEvery is the time between two probes out of one port. A link is
+	// forgotten after three that went missing (topology.Options.LinkTTL).
+	probeEvery = 5 * time.Second
+	tick       = time.Second
+	// saveEvery is the shortest time between two saves of the graph.
+	saveEvery = 2 * time.Second
+	// trustFor is how long links from before a restart are believed unheard.
+	trustFor = 30 * time.Second
+
+	partBase = "base"
+)
+
+// App is the discovery app. Make one with New.
+type App struct {
+	key    []byte
+	random io.Reader
+	store  func(context.Context, []byte) error
+	ports  map[topology.Place]*prober
+
+	savedVersion uint64
+	savedAt      time.Time
+}
+
+// prober is the sending end of the probes of one port.
+type prober struct {
+	nonce [8]byte
+	seq   uint64
+	next  time.Time // when the next probe is due
+}
+
+// New returns the app. key authenticates probes and is shared by all controllers
+// of a network (32 bytes); random gives the nonces; store keeps the graph as
+// Restore reads it.
+func New(key []byte, random io.Reader, store func(context.Context, []byte) error) *App {
+	return &App{key: key, random: random, store: store, ports: map[topology.Place]*prober{}}
+}
+
+// ID implements controller.App.
+func (a *App) ID() flowtable.AppID { return controller.AppDiscovery }
+
+// Parts implements controller.App: one part a switch.
+func (a *App) Parts(*controller.Context, *controller.Switch) []string { return []string{partBase} }
+
+// Compile implements controller.App.
+func (a *App) Compile(_ *controller.Context, sw *controller.Switch, _ string) controller.Source {
+	stage := sw.Stage
+	return controller.Source{Build: func() flowtable.Part { return basePart(stage) }}
+}
+
+// basePart takes discovery frames out of the traffic, and copies what tells of
+// hosts. Copies go on as the stage says.
+func basePart(stage controller.Stage) flowtable.Part {
+	punt := ofproto.ApplyActions{Actions: []ofproto.Action{ofproto.ToController()}}
+	copied := []ofproto.Instruction{punt, ofproto.GotoTable{Table: controller.TableSource}}
+	switch stage {
+	case controller.StageObserve:
+		copied = []ofproto.Instruction{ofproto.ApplyActions{Actions: []ofproto.Action{ofproto.ToController(), ofproto.OutputPort(ofproto.PortNormal)}}}
+	case controller.StageSteer:
+		copied = []ofproto.Instruction{punt, ofproto.GotoTable{Table: controller.TableVIP}}
+	}
+	arp := ofproto.EthType(packet.EtherTypeARP)
+	flow := func(priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
+		return flowtable.Flow{Table: controller.TableIngress, Priority: priority, Match: ofproto.NewMatch(match...), Instructions: ins}
+	}
+	nd := func(icmpType uint8) flowtable.Flow {
+		return flow(controller.PrioARP, copied, ofproto.EthType(packet.EtherTypeIPv6), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(icmpType))
+	}
+	return flowtable.Part{Flows: []flowtable.Flow{
+		flow(controller.PrioDiscovery, []ofproto.Instruction{punt}, ofproto.EthType(packet.EtherTypeLLDP)),
+		flow(controller.PrioProbe, []ofproto.Instruction{punt}, arp, ofproto.EthDst(controller.ProbeMAC)),
+		flow(controller.PrioARP, copied, arp),
+		nd(packet.ICMPv6NeighborSolicitation),
+		nd(packet.ICMPv6NeighborAdvertisement),
+	}}
+}
+
+// Handle implements controller.App.
+func (a *App) Handle(c *controller.Context, event any) {
+	switch e := event.(type) {
+	case controller.SwitchUp:
+		c.WakeAt(c.Now.Add(tick))
+	case controller.Applied:
+		// Probes that come before the switch takes them out are lost on it.
+		if sw := c.Switch(e.DPID); sw != nil && e.Err == nil {
+			for _, p := range sw.PortList() {
+				a.probe(c, place(e.DPID, p.Port))
+			}
+		}
+	case topology.PortChanged:
+		if e.Gone || !e.Port.Up {
+			delete(a.ports, e.Place)
+		} else {
+			a.probe(c, e.Place)
+		}
+	case topology.SwitchGone:
+		for p := range a.ports {
+			if p.DPID == e.DPID {
+				delete(a.ports, p)
+			}
+		}
+	case controller.PacketIn:
+		a.packetIn(c, e)
+	case controller.Woken:
+		c.WakeAt(c.Now.Add(tick))
+		emit(c, c.Graph.Expire(c.Now))
+		for sw := range c.Switches() {
+			for _, p := range sw.PortList() {
+				at := place(sw.DPID, p.Port)
+				if pr := a.ports[at]; pr == nil || !pr.next.After(c.Now) {
+					a.probe(c, at)
+				}
+			}
+		}
+		a.save(c)
+	}
+	if kind, data := describe(event); kind != "" {
+		c.Notify(kind, data)
+	}
+}
+
+func place(dpid ofproto.DPID, port ofproto.Port) topology.Place {
+	return topology.Place{DPID: topology.DPID(dpid), Port: topology.Port(port)}
+}
+
+func emit(c *controller.Context, events []topology.Event) {
+	for _, e := range events {
+		c.Emit(e)
+	}
+}
+
+// probe sends one probe out of a port that is up.
+func (a *App) probe(c *controller.Context, at topology.Place) {
+	state, ok := c.Graph.Snapshot().Port(at)
+	sw := c.Switch(ofproto.DPID(at.DPID))
+	if !ok || !state.Up || sw == nil || ofproto.Port(at.Port) >= ofproto.PortMax {
+		return
+	}
+	p := a.ports[at]
+	if p == nil {
+		p = &prober{}
+		if _, err := io.ReadFull(a.random, p.nonce[:]); err != nil {
+			return // no randomness, no discovery: a guessable probe is worse than none
+		}
+		a.ports[at] = p
+	}
+	p.seq++
+	p.next = c.Now.Add(probeEvery)
+	c.PacketOut(sw.DPID, ofproto.PortController, a.probeFrame(at, p), ofproto.OutputPort(ofproto.Port(at.Port)))
+}
+
+func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
+	f, err := packet.Decode(e.Data)
+	if err != nil {
+		return
+	}
+	at := place(e.DPID, e.InPort)
+	if l, ok := f.LLDP(); ok {
+		if from, ok := a.verify(l); ok {
+			events := c.Graph.HearLink(from, at, c.Now)
+			emit(c, events)
+			if len(events) > 0 {
+				// The other direction at once, so that a new link is up in milliseconds.
+				a.probe(c, at)
+			}
+		}
+		return
+	}
+	if f.EtherType() == packet.EtherTypeLLDP {
+		return
+	}
+	src := ofproto.MAC(f.Ethernet().Src)
+	if packet.IsGroup(src) || src == (ofproto.MAC{}) || own(src) {
+		return
+	}
+	s := topology.Sighting{MAC: topology.MAC(src), Place: at}
+	if tag, ok := f.VLAN(); ok {
+		s.VLAN = tag.ID
+	}
+	if arp, ok := f.ARP(); ok {
+		if arp.SHA != src || own(arp.SHA) {
+			return // a proxy or a spoof: the sender is not at this place
+		}
+		s.IP = usable(arp.SPA)
+	} else if nd, ok := f.ND(); ok {
+		s.IP = usable(ndSender(f, nd))
+	}
+	emit(c, c.Graph.SeeHost(s, c.Now))
+}
+
+// own says whether an address is of the range the controller takes its own from.
+func own(m ofproto.MAC) bool {
+	return m[0] == controller.ProbeMAC[0] && m[1] == controller.ProbeMAC[1] && m[2] == controller.ProbeMAC[2]
+}
+
+func usable(ip netip.Addr) netip.Addr {
+	if ip.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return ip
+}
+
+// ndSender is the address that the sender of a neighbour message claims: the
+// source of a solicitation, the target of an advertisement.
+func ndSender(f packet.Frame, nd packet.ND) netip.Addr {
+	if nd.Type == packet.ICMPv6NeighborAdvertisement {
+		return nd.Target
+	}
+	src, _, _ := f.Addrs()
+	return src
+}
+
+// describe returns what watchers are told of a topology event.
+func describe(event any) (kind string, data any) {
+	switch e := event.(type) {
+	case topology.LinkUp:
+		return "link", map[string]any{"event": "up", "a": e.Link.A, "b": e.Link.B}
+	case topology.LinkDown:
+		return "link", map[string]any{"event": "down", "a": e.Link.A, "b": e.Link.B, "reason": e.Reason}
+	case topology.HostAdded:
+		return "host", map[string]any{"event": "added", "mac": e.Host.MAC, "ips": e.Host.IPs, "place": e.Host.Place}
+	case topology.HostMoved:
+		return "host", map[string]any{"event": "moved", "mac": e.Host.MAC, "ips": e.Host.IPs, "place": e.Host.Place, "from": e.From}
+	case topology.HostChanged:
+		return "host", map[string]any{"event": "changed", "mac": e.Host.MAC, "ips": e.Host.IPs, "place": e.Host.Place}
+	case topology.HostGone:
+		return "host", map[string]any{"event": "gone", "mac": e.Host.MAC, "place": e.Host.Place, "reason": e.Reason}
+	}
+	return "", nil
+}
+
+// savedGraph is the graph as it is kept over a restart.
+type savedGraph struct {
+	Switches []savedSwitch   `json:"switches"`
+	Links    [][2]savedPlace `json:"links"`
+	Hosts    []savedHost     `json:"hosts"`
+}
+
+type savedSwitch struct {
+	DPID  uint64      `json:"dpid"`
+	Ports []savedPort `json:"ports"`
+}
+
+type savedPort struct {
+	Port uint32      `json:"port"`
+	Name string      `json:"name"`
+	MAC  ofproto.MAC `json:"mac"`
+	Up   bool        `json:"up"`
+}
+
+type savedPlace struct {
+	DPID uint64 `json:"dpid"`
+	Port uint32 `json:"port"`
+}
+
+type savedHost struct {
+	MAC   ofproto.MAC  `json:"mac"`
+	VLAN  uint16       `json:"vlan,omitempty"`
+	Place savedPlace   `json:"place"`
+	IPs   []netip.Addr `json:"ips,omitempty"`
+}
+
+func savePlace(p topology.Place) savedPlace { return savedPlace{uint64(p.DPID), uint32(p.Port)} }
+
+func (p savedPlace) place() topology.Place {
+	return topology.Place{DPID: topology.DPID(p.DPID), Port: topology.Port(p.Port)}
+}
+
+// save keeps the graph for a restart, when it has changed and not too often.
+func (a *App) save(c *controller.Context) {
+	version := c.Graph.Version()
+	if version == a.savedVersion || c.Now.Sub(a.savedAt) < saveEvery {
+		return
+	}
+	a.savedVersion, a.savedAt = version, c.Now
+	snap := c.Graph.Snapshot()
+	var g savedGraph
+	for _, sw := range snap.Switches() {
+		s := savedSwitch{DPID: uint64(sw.DPID)}
+		for _, p := range sw.Ports {
+			s.Ports = append(s.Ports, savedPort{uint32(p.Port), p.Name, ofproto.MAC(p.MAC), p.Up})
+		}
+		g.Switches = append(g.Switches, s)
+	}
+	for _, l := range snap.Links() {
+		if l.State == topology.StateUp {
+			g.Links = append(g.Links, [2]savedPlace{savePlace(l.A), savePlace(l.B)})
+		}
+	}
+	for _, h := range snap.Hosts() {
+		g.Hosts = append(g.Hosts, savedHost{ofproto.MAC(h.MAC), h.VLAN, savePlace(h.Place), h.IPs})
+	}
+	b, err := json.Marshal(g)
+	if err != nil {
+		return // cannot happen: the types have no cycles and no channels
+	}
+	c.Save("topology", func(ctx context.Context) error { return a.store(ctx, b) })
+}
+
+// Restore brings a saved graph back, before the controller runs: a restart must
+// not look like a network that has lost its links and hosts. Links are believed
+// for a while without having been heard.
+func Restore(g *topology.Graph, saved []byte, now time.Time) error {
+	if len(saved) == 0 {
+		return nil
+	}
+	var s savedGraph
+	if err := json.Unmarshal(saved, &s); err != nil {
+		return fmt.Errorf("discovery: read saved topology: %w", err)
+	}
+	for _, sw := range s.Switches {
+		ports := make([]topology.PortState, 0, len(sw.Ports))
+		for _, p := range sw.Ports {
+			ports = append(ports, topology.PortState{Port: topology.Port(p.Port), Name: p.Name, MAC: topology.MAC(p.MAC), Up: p.Up})
+		}
+		g.SetSwitch(topology.DPID(sw.DPID), ports, now)
+	}
+	for _, l := range s.Links {
+		g.SeedLink(l[0].place(), l[1].place(), now.Add(trustFor), now)
+	}
+	for _, h := range s.Hosts {
+		sighting := topology.Sighting{MAC: topology.MAC(h.MAC), VLAN: h.VLAN, Place: h.Place.place()}
+		g.SeeHost(sighting, now)
+		for _, ip := range h.IPs {
+			sighting.IP = ip
+			g.SeeHost(sighting, now)
+		}
+	}
+	return nil
+}

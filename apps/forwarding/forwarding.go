@@ -1,0 +1,256 @@
+// Package forwarding moves packets between hosts as the stage of each switch says:
+// observe and steer leave it to the switch's own forwarding; managed forwards to
+// known hosts on shortest paths, and floods the rest along one loop-free tree.
+package forwarding
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/topology"
+)
+
+const (
+	partBase = "base"
+	partHost = "host/" // followed by the host's key
+
+	// settle is how long a port that came up is left out of floods: long enough for
+	// a probe to show that it leads to a switch. Without it, a cable that closes a
+	// ring would loop floods until it is discovered.
+	settle = time.Second
+)
+
+// floodGroup is the group that floods. It is outside what the store allocates,
+// which counts up from 1.
+var floodGroup = flowtable.GroupIDOf(0xffffff)
+
+// App is the forwarding app. Make one with New.
+type App struct {
+	hosts     map[string]topology.Host // by part name
+	unsettled map[topology.Place]time.Time
+}
+
+// New returns the app. Hosts and ports that the graph knows already, from before a
+// restart, count as known and settled.
+func New(g *topology.Graph) *App {
+	a := &App{hosts: map[string]topology.Host{}, unsettled: map[topology.Place]time.Time{}}
+	for _, h := range g.Snapshot().Hosts() {
+		a.hosts[hostPart(h)] = h
+	}
+	return a
+}
+
+func hostPart(h topology.Host) string { return partHost + h.Key().String() }
+
+// ID implements controller.App.
+func (a *App) ID() flowtable.AppID { return controller.AppForwarding }
+
+// Parts implements controller.App: the base, and a part a host where managed.
+func (a *App) Parts(_ *controller.Context, sw *controller.Switch) []string {
+	parts := []string{partBase}
+	for name := range a.hosts {
+		parts = append(parts, name)
+	}
+	return parts
+}
+
+// Handle implements controller.App.
+func (a *App) Handle(c *controller.Context, event any) {
+	switch e := event.(type) {
+	case topology.SwitchAdded:
+		for _, p := range e.Switch.Ports {
+			if p.Up {
+				a.hold(c, topology.Place{DPID: e.Switch.DPID, Port: p.Port})
+			}
+		}
+	case topology.SwitchGone:
+		for p := range a.unsettled {
+			if p.DPID == e.DPID {
+				delete(a.unsettled, p)
+			}
+		}
+	case topology.PortChanged:
+		if e.Gone || !e.Port.Up {
+			delete(a.unsettled, e.Place)
+		} else {
+			a.hold(c, e.Place)
+		}
+		c.Dirty(ofproto.DPID(e.Place.DPID), partBase)
+	case topology.LinkChanged:
+		c.Dirty(ofproto.DPID(e.Link.A.DPID), partBase)
+		c.Dirty(ofproto.DPID(e.Link.B.DPID), partBase)
+	case controller.Rerouted:
+		c.DirtyAll(partBase)
+		for name := range a.hosts {
+			a.dirtyHost(c, name)
+		}
+	case controller.Woken:
+		a.release(c)
+	case topology.HostAdded:
+		a.setHost(c, e.Host)
+	case topology.HostMoved:
+		a.setHost(c, e.Host)
+	case topology.HostGone:
+		delete(a.hosts, hostPart(e.Host))
+		a.dirtyHost(c, hostPart(e.Host))
+	}
+}
+
+func (a *App) setHost(c *controller.Context, h topology.Host) {
+	a.hosts[hostPart(h)] = h
+	a.dirtyHost(c, hostPart(h))
+}
+
+func (a *App) dirtyHost(c *controller.Context, name string) {
+	for sw := range c.Switches() {
+		if sw.Stage == controller.StageManaged {
+			c.Dirty(sw.DPID, name)
+		}
+	}
+}
+
+func (a *App) hold(c *controller.Context, p topology.Place) {
+	until := c.Now.Add(settle)
+	a.unsettled[p] = until
+	c.WakeAt(until)
+}
+
+// release lets ports into the flood that have been up for long enough.
+func (a *App) release(c *controller.Context) {
+	for p, until := range a.unsettled {
+		if until.After(c.Now) {
+			c.WakeAt(until)
+			continue
+		}
+		delete(a.unsettled, p)
+		c.Dirty(ofproto.DPID(p.DPID), partBase)
+	}
+}
+
+// Compile implements controller.App.
+func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string) controller.Source {
+	if strings.HasPrefix(part, partHost) {
+		h, ok := a.hosts[part]
+		if !ok || sw.Stage != controller.StageManaged {
+			return controller.Source{}
+		}
+		snap := c.Graph.Snapshot()
+		dpid := topology.DPID(sw.DPID)
+		return controller.Source{Build: func() flowtable.Part { return compileHost(snap, dpid, h) }}
+	}
+	switch sw.Stage {
+	case controller.StageObserve:
+		return controller.Source{Build: compileObserve}
+	case controller.StageSteer:
+		return controller.Source{Build: compileSteer}
+	}
+	snap := c.Graph.Snapshot()
+	dpid := topology.DPID(sw.DPID)
+	held := map[topology.Port]bool{}
+	for p := range a.unsettled {
+		if p.DPID == dpid {
+			held[p.Port] = true
+		}
+	}
+	return controller.Source{Build: func() flowtable.Part { return compileManaged(snap, dpid, held) }}
+}
+
+func flow(table ofproto.Table, priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
+	return flowtable.Flow{Table: table, Priority: priority, Match: ofproto.NewMatch(match...), Instructions: ins}
+}
+
+func gotoTable(t ofproto.Table) []ofproto.Instruction {
+	return []ofproto.Instruction{ofproto.GotoTable{Table: t}}
+}
+
+func apply(actions ...ofproto.Action) []ofproto.Instruction {
+	return []ofproto.Instruction{ofproto.ApplyActions{Actions: actions}}
+}
+
+func compileObserve() flowtable.Part {
+	return flowtable.Part{Flows: []flowtable.Flow{
+		flow(controller.TableIngress, controller.PrioMiss, apply(ofproto.OutputPort(ofproto.PortNormal))),
+	}}
+}
+
+func compileSteer() flowtable.Part {
+	return flowtable.Part{Flows: []flowtable.Flow{
+		flow(controller.TableIngress, controller.PrioMiss, gotoTable(controller.TableVIP)),
+		flow(controller.TableVIP, controller.PrioMiss, gotoTable(controller.TableDestination)),
+		flow(controller.TableDestination, controller.PrioMiss, apply(ofproto.OutputPort(ofproto.PortNormal))),
+	}}
+}
+
+// compileManaged is the part of a managed switch that does not depend on hosts.
+// Floods leave by the ports of the broadcast tree and by the edge ports that are
+// not held, and are taken from no other link than the tree's.
+func compileManaged(snap *topology.Snapshot, dpid topology.DPID, held map[topology.Port]bool) flowtable.Part {
+	learn := append(apply(ofproto.ToController()), ofproto.GotoTable{Table: controller.TableVIP})
+	p := flowtable.Part{Flows: []flowtable.Flow{
+		flow(controller.TableIngress, controller.PrioMiss, gotoTable(controller.TableSource)),
+		flow(controller.TableSource, controller.PrioMiss, learn),
+		flow(controller.TableVIP, controller.PrioMiss, gotoTable(controller.TableDestination)),
+	}}
+	tree := snap.Tree()
+	out := slices.Clone(tree.Ports(dpid))
+	for _, port := range snap.EdgePorts(dpid) {
+		if !held[port] {
+			out = append(out, port)
+		}
+	}
+	slices.Sort(out)
+	sw, _ := snap.Switch(dpid)
+	for _, port := range sw.Ports {
+		at := topology.Place{DPID: dpid, Port: port.Port}
+		in := ofproto.InPort(ofproto.Port(port.Port))
+		if !port.Up || !snap.IsLink(at) {
+			continue
+		}
+		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceLink, gotoTable(controller.TableVIP), in))
+		if !tree.Contains(at) {
+			p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioFloodBlock, nil, in))
+		}
+	}
+	if len(out) == 0 {
+		p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioMiss, nil))
+		return p
+	}
+	g := flowtable.Group{ID: floodGroup, Type: ofproto.GroupTypeAll}
+	for _, port := range out {
+		g.Buckets = append(g.Buckets, ofproto.Bucket{
+			WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny,
+			Actions: []ofproto.Action{ofproto.OutputPort(ofproto.Port(port))},
+		})
+	}
+	p.Groups = append(p.Groups, g)
+	p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioMiss, apply(ofproto.Group{ID: floodGroup})))
+	return p
+}
+
+// compileHost is what one switch does for one host: out of its port on the host's
+// switch, out of the port on the shortest path elsewhere, nothing where there is
+// no path (its packets are flooded along the tree).
+func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host) flowtable.Part {
+	var p flowtable.Part
+	mac := ofproto.MAC(h.MAC)
+	port, ok := h.Place.Port, true
+	var tag []ofproto.Field
+	if h.VLAN != 0 {
+		tag = []ofproto.Field{ofproto.VLANVID(h.VLAN)}
+	}
+	if h.Place.DPID == dpid {
+		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceHost, gotoTable(controller.TableVIP),
+			append([]ofproto.Field{ofproto.InPort(ofproto.Port(port)), ofproto.EthSrc(mac)}, tag...)...))
+	} else {
+		port, ok = snap.NextHop(dpid, h.Place.DPID)
+	}
+	if ok {
+		p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioHost, apply(ofproto.OutputPort(ofproto.Port(port))),
+			append([]ofproto.Field{ofproto.EthDst(mac)}, tag...)...))
+	}
+	return p
+}

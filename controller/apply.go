@@ -1,0 +1,391 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"time"
+
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+const (
+	// planSize is about how many messages one plan holds. One bundle must not hold
+	// up what comes after it for long.
+	planSize = 4096
+	// auditEvery is how often a switch is read back although nothing is known to be
+	// wrong, give or take a third.
+	auditEvery = 45 * time.Second
+	retryFirst = time.Second
+	retryMost  = time.Minute
+)
+
+// retry remembers when a part that failed is tried again.
+type retry struct {
+	at   time.Time
+	wait time.Duration
+}
+
+// attachAndWork joins the core and then keeps the switch at its desired state
+// until the connection ends.
+func (s *session) attachAndWork(ctx context.Context) error {
+	installed, err := s.readBack(ctx)
+	if err != nil {
+		return fmt.Errorf("read-back: %w", err)
+	}
+	if err := s.c.attach(ctx, s); err != nil {
+		return err
+	}
+	w := &worker{session: s, tags: map[flowtable.PartKey]uint64{}, retries: map[flowtable.PartKey]retry{}, installed: installed}
+	audit := time.NewTimer(auditDelay())
+	defer audit.Stop()
+	again := time.NewTimer(time.Hour)
+	defer again.Stop()
+	for {
+		if err := w.step(ctx); err != nil {
+			return err
+		}
+		again.Reset(w.nextRetry())
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-s.work:
+		case <-again.C:
+		case <-audit.C:
+			s.mu.Lock()
+			s.reread = true
+			s.mu.Unlock()
+			audit.Reset(auditDelay())
+		}
+	}
+}
+
+func auditDelay() time.Duration {
+	return auditEvery*2/3 + rand.N(auditEvery*2/3)
+}
+
+// worker is the state of a session's reconciling goroutine.
+type worker struct {
+	*session
+	tags      map[flowtable.PartKey]uint64 // of the parts last compiled
+	retries   map[flowtable.PartKey]retry
+	installed *flowtable.Installed // a read-back that is not in the table yet
+	ready     bool
+}
+
+// step compiles what was assigned and applies plans until nothing is dirty.
+func (w *worker) step(ctx context.Context) error {
+	for {
+		if err := w.take(ctx); err != nil {
+			return err
+		}
+		if !w.ready || !w.table.Dirty() {
+			return nil
+		}
+		plan := w.table.Plan(planSize)
+		results, err := w.apply(ctx, &plan)
+		if err != nil {
+			return err
+		}
+		w.report(ctx, plan.Parts, results)
+	}
+}
+
+// take moves what waits for the worker into the table.
+func (w *worker) take(ctx context.Context) error {
+	w.mu.Lock()
+	sources, complete := w.sources, w.complete
+	w.sources = map[flowtable.PartKey]Source{}
+	var removed []removedFlow
+	var reread bool
+	if complete {
+		removed, reread = w.removed, w.reread
+		w.removed, w.reread = nil, false
+	}
+	w.mu.Unlock()
+
+	results := map[flowtable.PartKey]error{}
+	for key, src := range sources {
+		w.tags[key] = src.Tag
+		delete(w.retries, key)
+		if src.Build == nil {
+			w.table.DeletePart(key)
+			continue
+		}
+		if err := w.table.SetPart(key, src.Build()); err != nil {
+			w.log.Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
+			results[key] = err
+		}
+	}
+	if len(results) > 0 {
+		w.c.applied(ctx, w.session, w.applied(results), w.counts())
+	}
+	if !complete {
+		return nil
+	}
+	if reread && w.installed == nil {
+		in, err := w.readBack(ctx)
+		if err != nil {
+			return fmt.Errorf("read-back: %w", err)
+		}
+		w.installed = in
+	}
+	if w.installed != nil {
+		w.table.ReadBack(w.installed)
+		w.installed, w.ready = nil, true
+	}
+	// After the read-back: what it saw may have been removed since.
+	for _, r := range removed {
+		w.table.FlowRemoved(r.table, r.priority, r.match, r.cookie)
+	}
+	now := time.Now()
+	for key, r := range w.retries {
+		if !r.at.After(now) {
+			w.table.MarkDirty(key)
+		}
+	}
+	return nil
+}
+
+// nextRetry is how long the worker may sleep for the sake of parts that failed.
+func (w *worker) nextRetry() time.Duration {
+	next := time.Hour
+	for _, r := range w.retries {
+		next = min(next, max(time.Until(r.at), 0))
+	}
+	return next
+}
+
+// report tells the core how each part of a plan ended, and sets retries.
+func (w *worker) report(ctx context.Context, parts []flowtable.PartKey, failed map[flowtable.PartKey]error) {
+	results := make(map[flowtable.PartKey]error, len(parts))
+	for _, key := range parts {
+		err := failed[key]
+		if errors.Is(err, errInnocent) {
+			// The part's messages were discarded with another's: at once again.
+			w.table.MarkDirty(key)
+			continue
+		}
+		results[key] = err
+		if err == nil {
+			delete(w.retries, key)
+			continue
+		}
+		r := w.retries[key]
+		r.wait = min(max(2*r.wait, retryFirst), retryMost)
+		r.at = time.Now().Add(r.wait)
+		w.retries[key] = r
+	}
+	w.c.applied(ctx, w.session, w.applied(results), w.counts())
+}
+
+func (w *worker) applied(results map[flowtable.PartKey]error) []partResult {
+	out := make([]partResult, 0, len(results))
+	for key, err := range results {
+		out = append(out, partResult{key: key, tag: w.tags[key], err: err})
+	}
+	return out
+}
+
+func (w *worker) counts() tableCounts {
+	flows, groups := w.table.Counts()
+	return tableCounts{flows: flows, groups: groups, foreign: w.table.Foreign()}
+}
+
+// errInnocent marks a part whose messages were refused only because another
+// part's message in the same bundle was.
+var errInnocent = errors.New("discarded with the bundle")
+
+// apply sends a plan and returns the parts that failed, and why. An error means
+// that the connection is of no more use.
+func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.PartKey]error, error) {
+	failed := maps.Clone(p.Blocked)
+	if p.Len() == 0 {
+		return failed, nil
+	}
+	if s.caps.Bundles {
+		return failed, s.applyBundle(ctx, p.Atomic(), failed)
+	}
+	for _, mods := range p.Phases() {
+		if err := s.applyPhase(ctx, mods, failed); err != nil {
+			return nil, err
+		}
+	}
+	return failed, nil
+}
+
+// applyPhase sends messages and a barrier (§7.3.8). Messages of a part that has
+// failed in an earlier phase are held back.
+func (s *session) applyPhase(ctx context.Context, mods []flowtable.Mod, failed map[flowtable.PartKey]error) error {
+	send := make([]flowtable.Mod, 0, len(mods))
+	for _, m := range mods {
+		if failed[m.Part] == nil {
+			send = append(send, m)
+		} else {
+			s.table.Failed(&m)
+		}
+	}
+	errs, err := s.send(ctx, send, func(xid uint32, m *flowtable.Mod) ofproto.Message { return m.Message })
+	if err != nil {
+		return err
+	}
+	for i := range send {
+		m := &send[i]
+		if e := errs[i]; e != nil {
+			s.table.Failed(m)
+			if failed[m.Part] == nil {
+				failed[m.Part] = fmt.Errorf("%s: %w", m, e)
+			}
+			continue
+		}
+		s.table.Applied(m)
+	}
+	return nil
+}
+
+// applyBundle sends messages as one atomic, ordered bundle. When the switch
+// refuses it, the parts whose messages it named have failed, and the others are
+// innocent.
+func (s *session) applyBundle(ctx context.Context, mods []flowtable.Mod, failed map[flowtable.PartKey]error) error {
+	s.bundleID++
+	id, flags := s.bundleID, ofproto.BundleAtomic|ofproto.BundleOrdered
+	control := func(t ofproto.BundleControlType) error {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		_, err := s.conn.Request(ctx, &ofproto.BundleControl{Bundle: id, Type: t, Flags: flags})
+		return err
+	}
+	if err := control(ofproto.BundleOpenRequest); err != nil {
+		return fmt.Errorf("bundle open: %w", err)
+	}
+	errs, err := s.send(ctx, mods, func(xid uint32, m *flowtable.Mod) ofproto.Message {
+		return &ofproto.BundleAdd{Bundle: id, Flags: flags, XID: xid, Message: m.Message}
+	}, func() error { return control(ofproto.BundleCommitRequest) })
+	switch {
+	case err == nil && len(errs) == 0:
+		for i := range mods {
+			s.table.Applied(&mods[i])
+		}
+		return nil
+	case err != nil && !refused(err):
+		return fmt.Errorf("bundle: %w", err)
+	}
+	// Nothing was applied. After a refused add the bundle is still open.
+	if err == nil {
+		if err := control(ofproto.BundleDiscardRequest); err != nil && !refused(err) {
+			return fmt.Errorf("bundle discard: %w", err)
+		}
+	}
+	for i := range mods {
+		m := &mods[i]
+		s.table.Failed(m)
+		if e := errs[i]; e != nil && failed[m.Part] == nil {
+			failed[m.Part] = fmt.Errorf("%s: %w", m, e)
+		}
+	}
+	for i := range mods {
+		part := mods[i].Part
+		if failed[part] != nil {
+			continue
+		}
+		if len(errs) > 0 {
+			failed[part] = errInnocent
+		} else {
+			failed[part] = fmt.Errorf("bundle: %w", err)
+		}
+	}
+	return nil
+}
+
+// send sends messages back to back under xids of their own, then runs the finish
+// steps (a commit), then a barrier, and returns the errors that the switch sent for
+// them, by index. When errors came in before a finish step, the step is left out
+// and a barrier separates the two: what is refused is never committed.
+func (s *session) send(ctx context.Context, mods []flowtable.Mod, wrap func(uint32, *flowtable.Mod) ofproto.Message, finish ...func() error) (map[int]*ofproto.Error, error) {
+	sent := make(map[uint32]int, len(mods))
+	s.mu.Lock()
+	s.sent, s.errs = sent, map[int]*ofproto.Error{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.sent, s.errs = nil, nil
+		s.mu.Unlock()
+	}()
+	for i := range mods {
+		xid := s.conn.NextXID()
+		s.mu.Lock()
+		sent[xid] = i
+		s.mu.Unlock()
+		if err := s.conn.SendXID(xid, wrap(xid, &mods[i])); err != nil {
+			return nil, err
+		}
+	}
+	var finishErr error
+	for _, f := range finish {
+		if err := s.barrier(ctx); err != nil {
+			return nil, err
+		}
+		if len(s.errors()) > 0 {
+			break
+		}
+		if finishErr = f(); finishErr != nil {
+			break
+		}
+	}
+	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
+	return s.errors(), finishErr
+}
+
+func (s *session) errors() map[int]*ofproto.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.errs)
+}
+
+func (s *session) barrier(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := request[*ofproto.BarrierReply](ctx, s, &ofproto.BarrierRequest{}); err != nil {
+		return fmt.Errorf("barrier: %w", err)
+	}
+	return nil
+}
+
+// readBack asks a switch for all its groups and flows. Nothing of a read-back
+// that is torn or cannot be parsed is used.
+func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	in := flowtable.NewInstalled()
+	err := s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
+		for g, err := range ofproto.GroupDescOf(b) {
+			if err != nil {
+				return err
+			}
+			in.AddGroup(g.Group, g.Type, g.Buckets)
+		}
+		return nil
+	})
+	if err != nil && !refused(err) {
+		return nil, fmt.Errorf("groups: %w", err)
+	}
+	all := &ofproto.FlowStatsRequest{Table: ofproto.TableAll, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny}
+	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartFlow, Body: all}, func(b []byte) error {
+		for f, err := range ofproto.FlowStatsOf(b) {
+			if err != nil {
+				return err
+			}
+			in.AddFlow(f.Table, f.Priority, f.Match, f.Cookie)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("flows: %w", err)
+	}
+	return in, nil
+}

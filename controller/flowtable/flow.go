@@ -1,0 +1,202 @@
+// Package flowtable turns what a switch should hold into the messages that make
+// it so. It is pure: no clock, no socket, no goroutine.
+//
+// The desired state of a switch is a set of parts: one part a VIP, a host, the
+// base of an app. A part is a handful of flows and the groups they use. Table
+// keeps the desired parts beside what the switch is known to have installed;
+// Plan is the ordered difference. Flows are told apart by their cookie, which is
+// a hash of their content, so that reading a switch back costs a set difference
+// and a controller that restarts sends nothing when nothing changed. Groups have
+// no cookie in OpenFlow 1.3 and are compared by id and description.
+package flowtable
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// AppID numbers the app that owns a part. It travels in the cookie of every flow
+// of the part, so it must never change its meaning.
+type AppID uint8
+
+// PartKey names one part of a switch's desired state: the app that compiles it
+// and a name of the app's choosing ("web", "host/02:00:00:00:00:01").
+type PartKey struct {
+	App  AppID
+	Name string
+}
+
+func (k PartKey) String() string { return fmt.Sprintf("%d/%s", k.App, k.Name) }
+
+// Flow is a flow entry as an app desires it (OpenFlow 1.3.5 §5.2). It has no
+// timeouts: an entry that expires by itself would fight with reconciliation.
+type Flow struct {
+	Table        ofproto.Table
+	Priority     uint16
+	Match        ofproto.Match // canonical, as NewMatch makes it
+	Instructions []ofproto.Instruction
+	// Flags are ofp_flow_mod_flags; FlagSendFlowRem is added to all.
+	Flags uint16
+}
+
+// Group is a group entry as an app desires it (§5.6).
+type Group struct {
+	ID      ofproto.GroupID
+	Type    ofproto.GroupType
+	Buckets []ofproto.Bucket
+}
+
+// Part is the desired state one app compiled for one PartKey. The groups that
+// its flows and buckets refer to are in the part itself, in any order.
+type Part struct {
+	Flows  []Flow
+	Groups []Group
+}
+
+// Our group ids carry groupMagic in their upper 8 bits; the rest of the id space
+// belongs to others and is never touched.
+const (
+	groupMagic ofproto.GroupID = 0x46000000
+	groupMask  ofproto.GroupID = 0xff000000
+)
+
+// GroupIDOf returns the group id of an allocated number below 2^24.
+func GroupIDOf(n uint32) ofproto.GroupID {
+	return groupMagic | ofproto.GroupID(n)&^groupMask
+}
+
+// OwnsGroup says whether an id is in the range that Fairlead allocates from.
+func OwnsGroup(id ofproto.GroupID) bool { return id&groupMask == groupMagic }
+
+// A cookie is, from the top: 16 bits of magic, 4 of pipeline version, 4 of app,
+// 40 of content hash.
+const (
+	cookieMagic     uint64 = 0xfa1d << 48
+	cookieMagicMask uint64 = 0xffff << 48
+	cookieHashMask  uint64 = 1<<40 - 1
+)
+
+// OwnsCookie says whether a flow with this cookie was installed by Fairlead, of
+// any pipeline version.
+func OwnsCookie(c uint64) bool { return c&cookieMagicMask == cookieMagic }
+
+// CookieApp returns the app that a cookie of ours names.
+func CookieApp(c uint64) AppID { return AppID(c >> 40 & 0xf) }
+
+// FlowKey identifies a flow entry inside a switch: no two entries have the same
+// table, priority and match (§6.4).
+type FlowKey struct {
+	Table    ofproto.Table
+	Priority uint16
+	Match    string // the bytes of the canonical match
+}
+
+func keyOf(f Flow) FlowKey {
+	return FlowKey{Table: f.Table, Priority: f.Priority, Match: string(f.Match)}
+}
+
+// addMessage is the flow-mod that installs f under a cookie.
+func addMessage(f Flow, cookie uint64) *ofproto.FlowMod {
+	return &ofproto.FlowMod{
+		Cookie:       cookie,
+		Table:        f.Table,
+		Command:      ofproto.FlowAdd,
+		Priority:     f.Priority,
+		BufferID:     ofproto.NoBuffer,
+		OutPort:      ofproto.PortAny,
+		OutGroup:     ofproto.GroupAny,
+		Flags:        f.Flags | ofproto.FlagSendFlowRem,
+		Match:        f.Match,
+		Instructions: f.Instructions,
+	}
+}
+
+// deleteMessage removes exactly one entry, and only while it has this cookie:
+// a foreign entry that took its place stays.
+func deleteMessage(k FlowKey, cookie uint64) *ofproto.FlowMod {
+	return &ofproto.FlowMod{
+		Cookie:     cookie,
+		CookieMask: ^uint64(0),
+		Table:      k.Table,
+		Command:    ofproto.FlowDeleteStrict,
+		Priority:   k.Priority,
+		BufferID:   ofproto.NoBuffer,
+		OutPort:    ofproto.PortAny,
+		OutGroup:   ofproto.GroupAny,
+		Match:      ofproto.Match(k.Match),
+	}
+}
+
+// cookie hashes the content of a flow with FNV-1a over the flow-mod that would
+// install it, folded to 40 bits. scratch is reused between calls.
+func cookie(version uint8, app AppID, f Flow, scratch []byte) (uint64, []byte) {
+	scratch = ofproto.Append(scratch[:0], 0, addMessage(f, 0))
+	h := uint64(14695981039346656037)
+	for _, b := range scratch {
+		h = (h ^ uint64(b)) * 1099511628211
+	}
+	h ^= h >> 40
+	return cookieMagic | uint64(version&0xf)<<44 | uint64(app&0xf)<<40 | h&cookieHashMask, scratch
+}
+
+// groupRefs calls yield for every group that a flow's instructions name.
+func groupRefs(ins []ofproto.Instruction, yield func(ofproto.GroupID)) {
+	for _, in := range ins {
+		switch in := in.(type) {
+		case ofproto.ApplyActions:
+			actionGroups(in.Actions, yield)
+		case ofproto.WriteActions:
+			actionGroups(in.Actions, yield)
+		}
+	}
+}
+
+func actionGroups(actions []ofproto.Action, yield func(ofproto.GroupID)) {
+	for _, a := range actions {
+		if g, ok := a.(ofproto.Group); ok {
+			yield(g.ID)
+		}
+	}
+}
+
+// bucketRefs calls yield for every group that a group's buckets name.
+func bucketRefs(bs []ofproto.Bucket, yield func(ofproto.GroupID)) {
+	for _, b := range bs {
+		if b.WatchGroup != ofproto.GroupAny {
+			yield(b.WatchGroup)
+		}
+		actionGroups(b.Actions, yield)
+	}
+}
+
+// describe returns the bytes by which two group descriptions are compared. They
+// are those of the group-mod, after undoing what Open vSwitch rewrites when it
+// reports a group: a load of a whole field comes back as a set-field.
+func describe(t ofproto.GroupType, bs []ofproto.Bucket) string {
+	norm := slices.Clone(bs)
+	for i := range norm {
+		if t != ofproto.GroupTypeSelect {
+			norm[i].Weight = 0
+		}
+		norm[i].Actions = normalActions(norm[i].Actions)
+	}
+	return string(ofproto.Append(nil, 0, &ofproto.GroupMod{Type: t, Buckets: norm})[ofproto.HeaderLen:])
+}
+
+// normalActions returns actions in the form of a comparison.
+func normalActions(actions []ofproto.Action) []ofproto.Action {
+	out := slices.Clone(actions)
+	for i, a := range out {
+		l, ok := a.(ofproto.Load)
+		if !ok || l.Offset != 0 || int(l.Bits) != l.Dst.Bits() || l.Bits%8 != 0 {
+			continue
+		}
+		value := make([]byte, 8)
+		binary.BigEndian.PutUint64(value, l.Value)
+		out[i] = ofproto.SetField{Field: ofproto.Field{Type: l.Dst, Value: value[8-l.Bits/8:]}}
+	}
+	return out
+}

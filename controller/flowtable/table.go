@@ -1,0 +1,267 @@
+package flowtable
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// Table is what one switch should hold beside what it is known to hold. One
+// goroutine owns it: the switch's session.
+type Table struct {
+	pipeline *Pipeline
+	parts    map[PartKey]*part
+	flows    map[FlowKey]wantedFlow
+	groups   map[ofproto.GroupID]wantedGroup
+
+	hasFlows  map[FlowKey]uint64 // cookie of each entry of ours
+	hasGroups map[ofproto.GroupID]string
+	foreign   map[FlowKey]uint64 // entries that are not ours, by cookie
+
+	queue   []PartKey // dirty parts, oldest first
+	queued  map[PartKey]bool
+	scratch []byte
+}
+
+type part struct {
+	flows  []FlowKey
+	groups []ofproto.GroupID
+	// Objects the part no longer wants and the switch may still hold.
+	staleFlows  map[FlowKey]struct{}
+	staleGroups map[ofproto.GroupID]struct{}
+}
+
+func newPart() *part {
+	return &part{staleFlows: map[FlowKey]struct{}{}, staleGroups: map[ofproto.GroupID]struct{}{}}
+}
+
+type wantedFlow struct {
+	part   PartKey
+	flow   Flow
+	cookie uint64
+}
+
+type wantedGroup struct {
+	part  PartKey
+	group Group
+	desc  string
+}
+
+// New returns an empty Table: nothing desired, nothing installed.
+func New(p *Pipeline) *Table {
+	return &Table{
+		pipeline:  p,
+		parts:     map[PartKey]*part{},
+		flows:     map[FlowKey]wantedFlow{},
+		groups:    map[ofproto.GroupID]wantedGroup{},
+		hasFlows:  map[FlowKey]uint64{},
+		hasGroups: map[ofproto.GroupID]string{},
+		foreign:   map[FlowKey]uint64{},
+		queued:    map[PartKey]bool{},
+	}
+}
+
+// Errors of SetPart and Plan, for callers that branch on them.
+var (
+	// ErrPart says that a compiled part contradicts the pipeline, itself or another part.
+	ErrPart = errors.New("flowtable: invalid part")
+	// ErrForeign says that an entry which is not ours sits where a desired one belongs.
+	ErrForeign = errors.New("flowtable: a foreign flow entry is in the way")
+)
+
+// SetPart replaces the desired state of a part and marks it dirty. On an error
+// (ErrPart) nothing changes: what the part had before stays desired.
+func (t *Table) SetPart(key PartKey, p Part) error {
+	if err := t.check(key, p); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrPart, key, err)
+	}
+	old := t.drop(key)
+	now := newPart()
+	if old != nil {
+		now.staleFlows, now.staleGroups = old.staleFlows, old.staleGroups
+	}
+	for _, f := range p.Flows {
+		k := keyOf(f)
+		var c uint64
+		c, t.scratch = cookie(t.pipeline.Version, key.App, f, t.scratch)
+		t.flows[k] = wantedFlow{part: key, flow: f, cookie: c}
+		now.flows = append(now.flows, k)
+		delete(now.staleFlows, k)
+	}
+	for _, g := range p.Groups {
+		t.groups[g.ID] = wantedGroup{part: key, group: g, desc: describe(g.Type, g.Buckets)}
+		now.groups = append(now.groups, g.ID)
+		delete(now.staleGroups, g.ID)
+	}
+	t.parts[key] = now
+	t.MarkDirty(key)
+	return nil
+}
+
+// DeletePart makes a part desire nothing and marks it dirty.
+func (t *Table) DeletePart(key PartKey) {
+	if old := t.drop(key); old != nil {
+		old.flows, old.groups = nil, nil
+		t.parts[key] = old
+	}
+	t.MarkDirty(key)
+}
+
+// drop takes a part's objects out of the desired state and remembers them as stale.
+func (t *Table) drop(key PartKey) *part {
+	old := t.parts[key]
+	if old == nil {
+		return nil
+	}
+	for _, k := range old.flows {
+		delete(t.flows, k)
+		old.staleFlows[k] = struct{}{}
+	}
+	for _, id := range old.groups {
+		delete(t.groups, id)
+		old.staleGroups[id] = struct{}{}
+	}
+	return old
+}
+
+// check asserts a part against the pipeline, and that its references close.
+func (t *Table) check(key PartKey, p Part) error {
+	ids := make(map[ofproto.GroupID]bool, len(p.Groups))
+	for _, g := range p.Groups {
+		if !OwnsGroup(g.ID) {
+			return fmt.Errorf("group %#x is outside our range", uint32(g.ID))
+		}
+		if ids[g.ID] {
+			return fmt.Errorf("group %#x appears twice", uint32(g.ID))
+		}
+		// Open vSwitch takes a group without a bucket and drops its packets silently.
+		if len(g.Buckets) == 0 {
+			return fmt.Errorf("group %#x has no bucket", uint32(g.ID))
+		}
+		if w, ok := t.groups[g.ID]; ok && w.part != key {
+			return fmt.Errorf("group %#x belongs to part %s", uint32(g.ID), w.part)
+		}
+		ids[g.ID] = true
+	}
+	var missing error
+	ref := func(id ofproto.GroupID) {
+		if !ids[id] {
+			missing = fmt.Errorf("group %#x is referred to and not in the part", uint32(id))
+		}
+	}
+	for _, g := range p.Groups {
+		bucketRefs(g.Buckets, ref)
+	}
+	seen := make(map[FlowKey]bool, len(p.Flows))
+	for _, f := range p.Flows {
+		if err := t.pipeline.Check(key.App, f); err != nil {
+			return err
+		}
+		k := keyOf(f)
+		if seen[k] {
+			return fmt.Errorf("two flows with table %d, priority %d, match %s", f.Table, f.Priority, f.Match)
+		}
+		if w, ok := t.flows[k]; ok && w.part != key {
+			return fmt.Errorf("flow table %d, priority %d, match %s belongs to part %s", f.Table, f.Priority, f.Match, w.part)
+		}
+		seen[k] = true
+		groupRefs(f.Instructions, ref)
+	}
+	return missing
+}
+
+// Installed is what one complete read-back of a switch reported.
+type Installed struct {
+	flows   map[FlowKey]uint64
+	groups  map[ofproto.GroupID]string
+	foreign map[FlowKey]uint64
+}
+
+// NewInstalled returns an empty read-back.
+func NewInstalled() *Installed {
+	return &Installed{flows: map[FlowKey]uint64{}, groups: map[ofproto.GroupID]string{}, foreign: map[FlowKey]uint64{}}
+}
+
+// AddFlow records an entry that the switch reported. It keeps nothing of match.
+func (in *Installed) AddFlow(table ofproto.Table, priority uint16, match ofproto.Match, cookie uint64) {
+	k := FlowKey{Table: table, Priority: priority, Match: string(match.Canonical())}
+	if OwnsCookie(cookie) {
+		in.flows[k] = cookie
+	} else {
+		in.foreign[k] = cookie
+	}
+}
+
+// AddGroup records a group that the switch reported; foreign ids are ignored.
+func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets []ofproto.Bucket) {
+	if OwnsGroup(id) {
+		in.groups[id] = describe(typ, buckets)
+	}
+}
+
+// ReadBack replaces what the switch is known to hold. Every part becomes dirty,
+// and what the switch holds of ours that no part desires becomes stale. It may
+// only be called with a complete read-back and a complete desired state, for what
+// is stale is deleted.
+func (t *Table) ReadBack(in *Installed) {
+	t.hasFlows, t.hasGroups, t.foreign = in.flows, in.groups, in.foreign
+	orphans := t.parts[PartKey{}]
+	if orphans == nil {
+		orphans = newPart()
+		t.parts[PartKey{}] = orphans
+	}
+	for k := range t.hasFlows {
+		if !t.wantsFlow(k) {
+			orphans.staleFlows[k] = struct{}{}
+		}
+	}
+	for id := range t.hasGroups {
+		if !t.wantsGroup(id) {
+			orphans.staleGroups[id] = struct{}{}
+		}
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(t.parts), comparePartKeys) {
+		t.MarkDirty(key)
+	}
+}
+
+func comparePartKeys(a, b PartKey) int {
+	return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Name, b.Name))
+}
+
+// FlowRemoved records that the switch dropped an entry, and marks the part that
+// desires it dirty. It reports whether an entry of ours that is desired went.
+func (t *Table) FlowRemoved(table ofproto.Table, priority uint16, match ofproto.Match, cookie uint64) bool {
+	k := FlowKey{Table: table, Priority: priority, Match: string(match.Canonical())}
+	delete(t.foreign, k)
+	if c, ok := t.hasFlows[k]; !ok || c != cookie {
+		return false
+	}
+	delete(t.hasFlows, k)
+	w, wanted := t.flows[k]
+	if wanted {
+		t.MarkDirty(w.part)
+	}
+	return wanted
+}
+
+// MarkDirty queues a part for the next Plan.
+func (t *Table) MarkDirty(key PartKey) {
+	if !t.queued[key] {
+		t.queued[key] = true
+		t.queue = append(t.queue, key)
+	}
+}
+
+// Dirty says whether a Plan would look at any part.
+func (t *Table) Dirty() bool { return len(t.queue) > 0 }
+
+// Foreign returns how many entries of others the last read-back saw.
+func (t *Table) Foreign() int { return len(t.foreign) }
+
+// Counts returns how many flows and groups of ours the switch is known to hold.
+func (t *Table) Counts() (flows, groups int) { return len(t.hasFlows), len(t.hasGroups) }

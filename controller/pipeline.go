@@ -1,0 +1,108 @@
+package controller
+
+import (
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// The apps that own flows. The numbers travel in cookies and never change.
+const (
+	AppDiscovery  flowtable.AppID = 1
+	AppForwarding flowtable.AppID = 2
+	AppBalancer   flowtable.AppID = 3
+)
+
+// AppNames names the apps for display and documentation.
+var AppNames = map[flowtable.AppID]string{
+	AppDiscovery:  "discovery",
+	AppForwarding: "forwarding",
+	AppBalancer:   "balancer",
+}
+
+// ProbeMAC is the source address of the frames that the controller itself sends:
+// discovery probes and ARP requests. Replies to it go to the controller.
+var ProbeMAC = ofproto.MAC{0x02, 0x46, 0x4c, 0x00, 0x00, 0x01}
+
+// The flow tables. Sources are learned before VIPs are rewritten, because a VIP's
+// group sends a packet out at once and its client would never be learned.
+const (
+	TableIngress     ofproto.Table = 0
+	TableSource      ofproto.Table = 1
+	TableVIP         ofproto.Table = 2
+	TableDestination ofproto.Table = 3
+)
+
+// Priorities, by table.
+const (
+	PrioDiscovery uint16 = 65000 // ingress: LLDP
+	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
+	PrioVIPARP    uint16 = 40000 // ingress: ARP for a VIP
+	PrioARP       uint16 = 30000 // ingress: copies of ARP
+	PrioMiss      uint16 = 0     // every table
+
+	PrioSourceLink uint16 = 200 // source: ports that lead to other switches
+	PrioSourceHost uint16 = 100 // source: known hosts where they belong
+
+	PrioVIPForward uint16 = 300 // vip: listeners
+	PrioVIPReverse uint16 = 200 // vip: replies of members
+	PrioVIPDrop    uint16 = 100 // vip: anything else for a VIP
+
+	PrioHost       uint16 = 200 // destination: known hosts
+	PrioFloodBlock uint16 = 100 // destination: floods from ports outside the tree
+)
+
+// Pipeline is the declared layout of the tables of every switch that Fairlead
+// programs. docs/pipeline.md is printed from it.
+var Pipeline = &flowtable.Pipeline{
+	Version: 1,
+	Tables: []flowtable.TableSpec{
+		{
+			ID: TableIngress, Name: "ingress",
+			Purpose: "Takes out what concerns the controller: discovery frames, ARP. Answers ARP for VIPs in the switch.",
+			Match: []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldEthType, ofproto.FieldEthDst,
+				ofproto.FieldARPOp, ofproto.FieldARPTPA, ofproto.FieldIPProto, ofproto.FieldICMPv6Type},
+			Next: []ofproto.Table{TableSource, TableVIP},
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
+				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP to the controller's own MAC", Does: "to the controller, and nowhere else"},
+				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request for a VIP", Does: "turned into the reply and sent back; by the controller where the switch cannot"},
+				{Priority: PrioARP, App: AppDiscovery, Stages: "all", Match: "ARP; IPv6 neighbour solicitations and advertisements", Does: "a copy to the controller, then on as any other packet"},
+				{Priority: PrioMiss, App: AppForwarding, Stages: "all", Match: "everything else", Does: "observe: NORMAL; steer: to vip; managed: to source"},
+			},
+		},
+		{
+			ID: TableSource, Name: "source",
+			Purpose: "Learns hosts from the first packet that a port brings. Used in stage managed only.",
+			Match:   []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldEthSrc, ofproto.FieldVLANVID},
+			Next:    []ofproto.Table{TableVIP},
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioSourceLink, App: AppForwarding, Stages: "managed", Match: "port of a link", Does: "on to vip: hosts are learned where they enter the network"},
+				{Priority: PrioSourceHost, App: AppForwarding, Stages: "managed", Match: "known host on its port", Does: "on to vip"},
+				{Priority: PrioMiss, App: AppForwarding, Stages: "managed", Match: "everything else", Does: "a copy to the controller, then on to vip"},
+			},
+		},
+		{
+			ID: TableVIP, Name: "vip",
+			Purpose: "Rewrites packets to a VIP towards the member that their hash picks, and replies of members back to the VIP.",
+			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Src, ofproto.FieldIPv4Dst,
+				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst},
+			Next: []ofproto.Table{TableDestination},
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member. Without a member: drop"},
+				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "source rewritten to the VIP's; on to destination"},
+				{Priority: PrioVIPDrop, App: AppBalancer, Stages: "steer, managed", Match: "VIP address", Does: "drop: nothing addressed to a VIP is ordinary traffic"},
+				{Priority: PrioMiss, App: AppForwarding, Stages: "steer, managed", Match: "everything else", Does: "on to destination"},
+			},
+		},
+		{
+			ID: TableDestination, Name: "destination",
+			Purpose: "Forwards: on shortest paths to known hosts, along one loop-free tree otherwise. In stage steer it is the switch's own forwarding.",
+			Match:   []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldEthDst, ofproto.FieldVLANVID},
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioHost, App: AppForwarding, Stages: "managed", Match: "destination is a known host", Does: "out of the port on the shortest path"},
+				{Priority: PrioFloodBlock, App: AppForwarding, Stages: "managed", Match: "port of a link outside the tree", Does: "drop: floods arrive by the tree"},
+				{Priority: PrioMiss, App: AppForwarding, Stages: "steer, managed", Match: "everything else", Does: "steer: NORMAL; managed: flood group (tree ports and edge ports)"},
+			},
+		},
+	},
+}

@@ -1,0 +1,443 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// Bounds of a session.
+const (
+	handshakeTimeout = 10 * time.Second
+	requestTimeout   = 10 * time.Second
+	probeTimeout     = 2 * time.Second
+	// maxPacketIns bounds the packet-ins of one switch that wait for the core.
+	maxPacketIns = 512
+	// maxPortEvents and maxRemoved bound what waits of messages that may not be
+	// lost; beyond them the state they tell of is read again.
+	maxPortEvents = 4096
+	maxRemoved    = 4096
+)
+
+// Reasons for which a session ends.
+var (
+	errNoHello       = errors.New("first message is not a hello")
+	errVersion       = errors.New("peer does not offer OpenFlow 1.3")
+	errDuplicate     = errors.New("datapath id is in use by a live connection")
+	errSuperseded    = errors.New("superseded: the switch connected again and this connection is dead")
+	errAuxiliary     = errors.New("auxiliary connections are not used")
+	errPortsOverflow = errors.New("too many port events at once")
+)
+
+// session is one OpenFlow connection. Three goroutines serve it: the reader
+// (ofproto.Conn.Run calling handle), the worker that owns the flow table, and the
+// writer inside the connection.
+type session struct {
+	c    *Controller
+	conn *ofproto.Conn
+	log  *slog.Logger
+	peer netip.AddrPort
+
+	hello chan *hello   // the first message, nil if it is no hello
+	phase atomic.Uint32 // of phase…
+
+	// Set by the handshake before the session is attached.
+	dpid     ofproto.DPID
+	desc     ofproto.Desc
+	caps     Capabilities
+	role     ofproto.Role
+	ports    []ofproto.PortDesc
+	bundleID uint32
+
+	table *flowtable.Table // owned by the worker
+
+	mu        sync.Mutex
+	packetIns []PacketIn
+	portEvs   []ofproto.PortStatus
+	queued    bool // waits in the core's inbox
+	received  uint64
+	dropped   uint64
+	sources   map[flowtable.PartKey]Source
+	complete  bool // sources has held every part once
+	removed   []removedFlow
+	reread    bool
+	sent      map[uint32]int // xid → index of the mods being applied
+	errs      map[int]*ofproto.Error
+
+	work chan struct{} // capacity 1: the worker has something to do
+}
+
+type removedFlow struct {
+	table    ofproto.Table
+	priority uint16
+	cookie   uint64
+	match    ofproto.Match
+}
+
+const (
+	phaseHello uint32 = iota // nothing but a hello is expected
+	phaseSetup               // handshake; events are kept for later
+	phaseReady               // attached to the core
+)
+
+// serve runs one connection to its end and returns why it ended.
+func (c *Controller) serve(ctx context.Context, nc net.Conn) error {
+	s := &session{
+		c:       c,
+		log:     c.log.With("peer", nc.RemoteAddr().String()),
+		hello:   make(chan *hello, 1),
+		table:   flowtable.New(Pipeline),
+		sources: map[flowtable.PartKey]Source{},
+		work:    make(chan struct{}, 1),
+	}
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		s.peer = a.AddrPort()
+	}
+	s.conn = ofproto.NewConn(nc, ofproto.ConnOptions{
+		ReadTimeout:       20 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		KeepaliveInterval: 5 * time.Second,
+		MaxMultipart:      256 << 20,
+		Handler:           s.handle,
+		Invalid:           s.invalid,
+	})
+	defer s.conn.Close()
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.conn.Run(ctx) })
+	g.Go(func() error {
+		hctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errors.New("handshake took too long"))
+		defer cancel()
+		err := s.handshake(hctx)
+		if err == nil {
+			defer s.c.detach(s)
+			err = s.attachAndWork(ctx)
+		}
+		s.conn.Close()
+		return err
+	})
+	return g.Wait()
+}
+
+// handshake makes the connection usable, in the order of §6.3: versions, features,
+// then the role before anything else, so that no other controller's writes mix
+// with what is read afterwards.
+func (s *session) handshake(ctx context.Context) error {
+	if _, err := s.conn.Send(&ofproto.Hello{Versions: []uint8{ofproto.Version}}); err != nil {
+		return err
+	}
+	select {
+	case h := <-s.hello:
+		if h == nil {
+			return errNoHello
+		}
+		if !h.offersVersion() {
+			_, err := s.conn.Send(&ofproto.Error{Type: ofproto.ErrorHelloFailed, Code: ofproto.CodeHelloIncompatible, Data: []byte("fairlead speaks OpenFlow 1.3 only")})
+			return errors.Join(errVersion, err)
+		}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	features, err := request[*ofproto.FeaturesReply](ctx, s, &ofproto.FeaturesRequest{})
+	if err != nil {
+		return fmt.Errorf("features: %w", err)
+	}
+	if features.AuxiliaryID != 0 {
+		return errAuxiliary
+	}
+	s.dpid = features.DPID
+	s.log = s.log.With("dpid", s.dpid.String())
+	if err := s.c.claim(ctx, s); err != nil {
+		return err
+	}
+	if err := s.setup(ctx, features); err != nil {
+		s.c.detach(s)
+		return err
+	}
+	return nil
+}
+
+// setup asks for the role and then for all that describes the switch.
+func (s *session) setup(ctx context.Context, features *ofproto.FeaturesReply) error {
+	if err := s.becomeMaster(ctx); err != nil {
+		return fmt.Errorf("role: %w", err)
+	}
+	if _, err := s.conn.Send(&ofproto.SetConfig{MissSendLen: ofproto.MaxLenNoBuffer}); err != nil {
+		return err
+	}
+	var err error
+	if s.desc, err = single(ctx, s, ofproto.MultipartDesc, ofproto.ParseDesc); err != nil {
+		return fmt.Errorf("description: %w", err)
+	}
+	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartPortDesc}, func(b []byte) error {
+		for p, err := range ofproto.PortDescOf(b) {
+			if err != nil {
+				return err
+			}
+			s.ports = append(s.ports, p)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("ports: %w", err)
+	}
+	groups, err := single(ctx, s, ofproto.MultipartGroupFeatures, ofproto.ParseGroupFeatures)
+	if err != nil && !refused(err) {
+		return fmt.Errorf("group features: %w", err)
+	}
+	meters, err := single(ctx, s, ofproto.MultipartMeterFeatures, ofproto.ParseMeterFeatures)
+	if err != nil && !refused(err) {
+		return fmt.Errorf("meter features: %w", err)
+	}
+	bundles, err := s.probeBundles(ctx)
+	if err != nil {
+		return fmt.Errorf("bundles: %w", err)
+	}
+	s.caps = capabilitiesOf(features, s.desc, groups, meters, bundles)
+	return nil
+}
+
+// hello is what the peer's hello said.
+type hello struct {
+	version uint8   // of the header
+	bitmap  []uint8 // versions offered; nil without the element
+}
+
+// offersVersion negotiates as §6.3.1 says: by the bitmap where the peer sent one,
+// by the header's version otherwise.
+func (h *hello) offersVersion() bool {
+	if len(h.bitmap) > 0 {
+		return slices.Contains(h.bitmap, ofproto.Version)
+	}
+	return h.version >= ofproto.Version
+}
+
+// request sends m and returns the reply as the type it must have.
+func request[R ofproto.Message](ctx context.Context, s *session, m ofproto.Message) (R, error) {
+	var zero R
+	reply, err := s.conn.Request(ctx, m)
+	if err != nil {
+		return zero, err
+	}
+	r, ok := reply.(R)
+	if !ok {
+		return zero, fmt.Errorf("reply to %T is a %T", m, reply)
+	}
+	return r, nil
+}
+
+// single asks for a multipart of one part and returns what parse makes of it.
+func single[T any](ctx context.Context, s *session, t ofproto.MultipartType, parse func([]byte) (T, error)) (v T, err error) {
+	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: t}, func(b []byte) (err error) {
+		v, err = parse(b)
+		return err
+	})
+	return v, err
+}
+
+// refused says whether an error is the switch's own answer to a request: it does
+// not have, or does not want, what was asked for.
+func refused(err error) bool {
+	var e *ofproto.Error
+	return errors.As(err, &e)
+}
+
+// becomeMaster requests the role MASTER under the controller's term (§6.3.6). A
+// switch that has seen a later term tells it, and the term is raised above it. A
+// switch that knows no roles has one controller, which may write.
+func (s *session) becomeMaster(ctx context.Context) error {
+	for range 3 {
+		term := s.c.term.Load()
+		reply, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleMaster, GenerationID: term})
+		var e *ofproto.Error
+		switch {
+		case err == nil:
+			s.role = reply.Role
+			return nil
+		case !errors.As(err, &e):
+			return err
+		case e.Type != ofproto.ErrorRoleRequestFailed:
+			s.role = ofproto.RoleEqual
+			return nil
+		}
+		now, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleNoChange})
+		if err != nil {
+			return err
+		}
+		if err := s.c.raiseTerm(ctx, now.GenerationID+1); err != nil {
+			return err
+		}
+	}
+	return errors.New("the switch keeps refusing the term as stale")
+}
+
+// probeBundles opens and discards an empty bundle (ONF extension 230).
+func (s *session) probeBundles(ctx context.Context) (bool, error) {
+	s.bundleID++
+	open := &ofproto.BundleControl{Bundle: s.bundleID, Type: ofproto.BundleOpenRequest, Flags: ofproto.BundleAtomic | ofproto.BundleOrdered}
+	if _, err := s.conn.Request(ctx, open); refused(err) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	_, err := s.conn.Request(ctx, &ofproto.BundleControl{Bundle: s.bundleID, Type: ofproto.BundleDiscardRequest, Flags: open.Flags})
+	if err != nil && !refused(err) {
+		return false, err
+	}
+	return true, nil
+}
+
+// handle takes a message from the reader goroutine. It must be quick and keep
+// nothing that aliases the read buffer.
+func (s *session) handle(h ofproto.Header, m ofproto.Message) {
+	if s.phase.Load() == phaseHello {
+		s.phase.Store(phaseSetup)
+		var first *hello
+		if m, ok := m.(*ofproto.Hello); ok {
+			first = &hello{version: h.Version, bitmap: slices.Clone(m.Versions)}
+		}
+		s.hello <- first
+		return
+	}
+	switch m := m.(type) {
+	case *ofproto.PacketIn:
+		s.packetIn(m)
+	case *ofproto.PortStatus:
+		s.portStatus(m)
+	case *ofproto.FlowRemoved:
+		s.flowRemoved(m)
+	case *ofproto.Error:
+		s.failed(h.XID, m)
+	case *ofproto.Hello, *ofproto.RoleReply, *ofproto.BarrierReply, *ofproto.EchoReply, *ofproto.Experimenter, *ofproto.BundleControl:
+		// A second hello means nothing; replies that no request waits for any more,
+		// and what experimenters announce by themselves, change nothing.
+	default:
+		s.conn.TrySend(h.XID, &ofproto.Error{Type: ofproto.ErrorBadRequest, Code: ofproto.CodeBadType, Data: []byte{h.Version, byte(h.Type), byte(h.Length >> 8), byte(h.Length)}})
+	}
+}
+
+// invalid answers a message that cannot be parsed. The session goes on: the frame's
+// header was sound, so the next one begins where it should.
+func (s *session) invalid(h ofproto.Header, frame []byte, err error) {
+	if s.phase.CompareAndSwap(phaseHello, phaseSetup) {
+		s.hello <- nil
+		return
+	}
+	s.c.logLimited.log(s.log, slog.LevelWarn, "malformed message", "type", h.Type, "error", err)
+	if h.Type == ofproto.TypeError {
+		return // an error is never answered with an error
+	}
+	code := ofproto.CodeBadLen
+	if h.Version != ofproto.Version {
+		code = ofproto.CodeBadVersion
+	}
+	s.conn.TrySend(h.XID, &ofproto.Error{Type: ofproto.ErrorBadRequest, Code: code, Data: frame[:min(len(frame), 64)]})
+}
+
+func (s *session) packetIn(m *ofproto.PacketIn) {
+	port, ok := m.Match.InPort()
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	s.received++
+	if len(s.packetIns) >= maxPacketIns {
+		s.dropped++
+		s.mu.Unlock()
+		return
+	}
+	s.packetIns = append(s.packetIns, PacketIn{DPID: s.dpid, InPort: port, Table: m.Table, Cookie: m.Cookie, Data: slices.Clone(m.Data)})
+	s.enqueueLocked()
+}
+
+func (s *session) portStatus(m *ofproto.PortStatus) {
+	s.mu.Lock()
+	if len(s.portEvs) >= maxPortEvents {
+		s.mu.Unlock()
+		s.conn.CloseWith(errPortsOverflow)
+		return
+	}
+	s.portEvs = append(s.portEvs, *m)
+	s.enqueueLocked()
+}
+
+// enqueueLocked puts the session into the core's inbox unless it waits there
+// already, or is not attached yet. It unlocks s.mu.
+func (s *session) enqueueLocked() {
+	put := !s.queued && s.phase.Load() == phaseReady
+	s.queued = s.queued || put
+	s.mu.Unlock()
+	if put {
+		s.c.inbox.put(s)
+	}
+}
+
+func (s *session) flowRemoved(m *ofproto.FlowRemoved) {
+	if !flowtable.OwnsCookie(m.Cookie) {
+		return
+	}
+	s.mu.Lock()
+	if len(s.removed) < maxRemoved {
+		s.removed = append(s.removed, removedFlow{m.Table, m.Priority, m.Cookie, slices.Clone(m.Match)})
+	} else {
+		s.reread = true
+	}
+	s.mu.Unlock()
+	s.wake()
+}
+
+// failed records an error that the switch sent for a message being applied.
+func (s *session) failed(xid uint32, m *ofproto.Error) {
+	s.mu.Lock()
+	i, ok := s.sent[xid]
+	if ok {
+		if _, again := s.errs[i]; !again {
+			e := *m
+			e.Data = slices.Clone(m.Data)
+			s.errs[i] = &e
+		}
+	}
+	s.mu.Unlock()
+	if !ok {
+		s.c.logLimited.log(s.log, slog.LevelWarn, "switch reports an error", "xid", xid, "error", m)
+	}
+}
+
+func (s *session) wake() {
+	select {
+	case s.work <- struct{}{}:
+	default:
+	}
+}
+
+// assign gives the worker parts to compile; later ones replace earlier ones that
+// it has not taken yet.
+func (s *session) assign(parts map[flowtable.PartKey]Source, complete bool) {
+	s.mu.Lock()
+	for k, v := range parts {
+		s.sources[k] = v
+	}
+	s.complete = s.complete || complete
+	s.mu.Unlock()
+	s.wake()
+}
+
+// alive probes the connection with an echo request.
+func (s *session) alive(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	_, err := s.conn.Request(ctx, &ofproto.EchoRequest{})
+	return err == nil
+}

@@ -1,0 +1,99 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// Stage says how much of a switch's forwarding Fairlead has taken over.
+type Stage uint8
+
+const (
+	// StageObserve leaves forwarding to the switch (NORMAL) and only watches.
+	StageObserve Stage = iota
+	// StageSteer adds VIPs; all other traffic stays with NORMAL.
+	StageSteer
+	// StageManaged forwards by Fairlead's flows alone.
+	StageManaged
+)
+
+var stageNames = [...]string{"observe", "steer", "managed"}
+
+func (s Stage) String() string { return stageNames[s] }
+
+// MarshalText makes a stage its name in JSON.
+func (s Stage) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText parses a stage's name.
+func (s *Stage) UnmarshalText(b []byte) error {
+	i := slices.Index(stageNames[:], string(b))
+	if i < 0 {
+		return fmt.Errorf("%q is not a stage: observe, steer or managed", b)
+	}
+	*s = Stage(i)
+	return nil
+}
+
+// Capabilities is what a switch was found to be able to do. It is a value: the
+// compile step of an app holds a copy.
+type Capabilities struct {
+	Tables       uint8
+	Nicira       bool // Open vSwitch's move and load actions
+	Bundles      bool // ONF extension 230, atomic and ordered
+	Select       bool // select groups
+	FastFailover bool
+	Chaining     bool // groups in buckets
+	MaxGroups    uint32
+	Meters       uint32 // how many; 0: none
+}
+
+// Switch is what the core knows of one connected switch. The core loop owns it;
+// apps read it during a call and do not keep it.
+type Switch struct {
+	DPID         ofproto.DPID
+	Remote       netip.AddrPort
+	Desc         ofproto.Desc
+	Stage        Stage
+	Role         ofproto.Role
+	Capabilities Capabilities
+	Ports        map[ofproto.Port]ofproto.PortDesc
+	ConnectedAt  time.Time
+	// Faults are the parts that the switch refused, by name, and why.
+	Faults map[string]string
+	// Flows, Groups and Foreign count what the switch holds: ours, and entries of others.
+	Flows, Groups, Foreign int
+	// PacketIns and PacketInsDropped count since the connection was made.
+	PacketIns, PacketInsDropped uint64
+
+	session *session
+}
+
+// PortList returns the ports ordered by number.
+func (s *Switch) PortList() []ofproto.PortDesc {
+	return slices.SortedFunc(maps.Values(s.Ports), func(a, b ofproto.PortDesc) int { return cmp.Compare(a.Port, b.Port) })
+}
+
+// capabilitiesOf reads what the replies of the handshake say of a switch; groups
+// and meters are zero where the switch has none.
+func capabilitiesOf(features *ofproto.FeaturesReply, desc ofproto.Desc, groups ofproto.GroupFeatures, meters ofproto.MeterFeatures, bundles bool) Capabilities {
+	has := func(t ofproto.GroupType) bool { return groups.Types&(1<<t) != 0 }
+	return Capabilities{
+		Tables: features.Tables,
+		// The Nicira actions have no probe in OpenFlow 1.3 that leaves no trace, and
+		// Open vSwitch names itself.
+		Nicira:       strings.Contains(desc.Hardware, "Open vSwitch"),
+		Bundles:      bundles,
+		Select:       has(ofproto.GroupTypeSelect),
+		FastFailover: has(ofproto.GroupTypeFastFailover),
+		Chaining:     groups.Capabilities&ofproto.GroupCapChaining != 0,
+		MaxGroups:    groups.MaxGroups[ofproto.GroupTypeSelect],
+		Meters:       meters.MaxMeter,
+	}
+}
