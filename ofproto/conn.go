@@ -1,0 +1,808 @@
+package ofproto
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Why a connection or a request on it ended.
+var (
+	// ErrSlow says that the peer does not read: the write queue was full, or one
+	// write pending, for as long as WriteTimeout.
+	ErrSlow = errors.New("peer does not read")
+	// ErrSilent says that no whole message came for as long as ReadTimeout.
+	ErrSilent = errors.New("peer is silent")
+	// ErrTorn says that a multipart reply does not fit together. What came of it is void.
+	ErrTorn = errors.New("torn multipart reply")
+	// ErrTooLarge says that a multipart reply went over MaxMultipart. What came of it is void.
+	ErrTooLarge = errors.New("multipart reply too large")
+	// ErrNoReply says that a message was handed to Request that has no reply.
+	ErrNoReply = errors.New("message has no reply")
+)
+
+// Defaults of ConnOptions.
+const (
+	DefaultMaxMultipart = 64 << 20
+	DefaultMaxQueue     = 8 << 20
+)
+
+const (
+	minReadBuffer = 4 << 10
+	maxReadBuffer = 64 << 10 // holds the longest message
+	writeChunk    = 64 << 10 // written at once; echo replies go between two of them
+	keptBuffer    = 256 << 10
+	maxUrgent     = 256 << 10 // echo replies of a peer that does not read them
+	closeTimeout  = time.Second
+
+	// requestXID marks the transactions of Request and Multipart. The replies to
+	// those that were given up are known by it, with no list of them.
+	requestXID   uint32 = 1 << 31
+	keepaliveXID        = requestXID
+)
+
+// ConnOptions say how a Conn behaves. The zero value has no timeouts.
+type ConnOptions struct {
+	// Handler is called for every message that is neither an echo request nor the
+	// reply to a Request or Multipart, in the order they came. It runs on the
+	// goroutine that reads: while it runs nothing is read, no echo is answered and
+	// no request completes, so it must be quick and must not call Request or
+	// Multipart. The message, and what it points to, is valid until Handler
+	// returns: it aliases the read buffer, and one *PacketIn is used for all.
+	Handler func(Header, Message)
+
+	// Invalid is called, under the same rules, for every message whose header is
+	// sound and whose rest is not: of another version, or an error of Parse. It is
+	// dropped otherwise. The frame aliases the read buffer.
+	Invalid func(h Header, frame []byte, err error)
+
+	// KeepaliveInterval is how long nothing may come before the Conn sends an echo
+	// request; 0 is never.
+	KeepaliveInterval time.Duration
+	// ReadTimeout is how long the peer may take for the next whole message; then
+	// the Conn ends with ErrSilent. It should be well over KeepaliveInterval. 0 is
+	// no limit.
+	ReadTimeout time.Duration
+	// WriteTimeout is how long one write to the peer, or the wait for room in the
+	// queue, may take; then ErrSlow. 0 is no limit.
+	WriteTimeout time.Duration
+
+	// MaxMultipart bounds the bytes of one multipart reply, headers included; 0 is
+	// DefaultMaxMultipart.
+	MaxMultipart int
+	// MaxQueue bounds the bytes that wait to be written; 0 is DefaultMaxQueue.
+	MaxQueue int
+}
+
+// NumTypes is the length of the counters by message type; the last one counts all
+// types after TypeMeterMod.
+const NumTypes = int(TypeMeterMod) + 2
+
+// ConnStats are the counters of a Conn since it was made.
+type ConnStats struct {
+	Sent, Received [NumTypes]uint64 // messages by type; those sent as they are queued
+	BytesSent      uint64           // written
+	BytesReceived  uint64
+	Writes         uint64 // calls of Write, each of as many messages as were waiting
+	Late           uint64 // replies to a request given up, or a second reply to one
+	Invalid        uint64 // messages that Parse refused
+	EchoesDropped  uint64 // echo replies not sent to a peer that does not read them
+	Queued         int    // bytes that wait now
+}
+
+// Conn carries OpenFlow messages over a net.Conn, which it owns. It frames and
+// counts them, queues and batches what is sent, answers echo requests, and matches
+// replies to requests by transaction id. It does not negotiate: that is done on
+// top, with Send and Handler.
+//
+// Run does the work on its own goroutine, which reads, and on one more, which
+// writes; both have ended when it returns. All other methods are safe for
+// concurrent use.
+type Conn struct {
+	nc net.Conn
+	o  ConnOptions
+
+	sendXID atomic.Uint32
+
+	mu      sync.Mutex
+	work    sync.Cond     // the writer waits here
+	out     []byte        // whole frames that the writer has not taken
+	urgent  []byte        // echo frames, which overtake the others
+	queued  int           // bytes of out and of what the writer holds
+	space   chan struct{} // closed and replaced when queued falls; nil when nobody waits
+	idle    bool          // the writer waits
+	running bool
+	drainBy time.Time // set by Close: write what is queued until then
+	aborted bool      // the net.Conn is closed
+	err     error     // why it ended
+	done    chan struct{}
+	waiters map[uint32]*waiter
+	lastXID uint32 // of a request
+	sent    [NumTypes]uint64
+	dropped uint64 // echo replies
+
+	received      [NumTypes]atomic.Uint64
+	bytesReceived atomic.Uint64
+	bytesSent     atomic.Uint64
+	writes        atomic.Uint64
+	late, invalid atomic.Uint64
+
+	// Reused by the reader from message to message.
+	packetIn PacketIn
+	part     MultipartReply
+}
+
+// waiter is a request whose reply has not come.
+type waiter struct {
+	reply     MessageType
+	multipart MultipartType
+	part      func(body []byte) error // nil unless multipart
+	size      int                     // bytes of multipart so far
+
+	// mu is held while part runs. Whoever sets over has the last word: no part runs
+	// after that.
+	mu   sync.Mutex
+	over bool
+	m    Message
+	err  error
+	done chan struct{} // closed with over
+}
+
+// finish completes a request, once.
+func (w *waiter) finish(m Message, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.finishLocked(m, err)
+}
+
+func (w *waiter) finishLocked(m Message, err error) {
+	if !w.over {
+		w.over, w.m, w.err = true, m, err
+		close(w.done)
+	}
+}
+
+// NewConn makes a Conn of c. Nothing is read or written before Run; what is sent
+// before waits in the queue.
+func NewConn(c net.Conn, o ConnOptions) *Conn {
+	if o.MaxMultipart == 0 {
+		o.MaxMultipart = DefaultMaxMultipart
+	}
+	if o.MaxQueue == 0 {
+		o.MaxQueue = DefaultMaxQueue
+	}
+	if o.Handler == nil {
+		o.Handler = func(Header, Message) {}
+	}
+	if o.Invalid == nil {
+		o.Invalid = func(Header, []byte, error) {}
+	}
+	conn := &Conn{nc: c, o: o, done: make(chan struct{}), waiters: make(map[uint32]*waiter)}
+	conn.work.L = &conn.mu
+	return conn
+}
+
+// RemoteAddr returns the address of the peer.
+func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
+
+// Err returns why the connection ended, nil while it has not: net.ErrClosed after
+// Close, the context's cause, io.EOF when the peer closed it, ErrSlow, ErrSilent, a
+// *ParseError for bytes that cannot be framed, or an error of the net.Conn.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Stats returns the counters as they are now.
+func (c *Conn) Stats() ConnStats {
+	s := ConnStats{
+		BytesSent: c.bytesSent.Load(), BytesReceived: c.bytesReceived.Load(), Writes: c.writes.Load(),
+		Late: c.late.Load(), Invalid: c.invalid.Load(),
+	}
+	for i := range s.Received {
+		s.Received[i] = c.received[i].Load()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.Sent, s.EchoesDropped, s.Queued = c.sent, c.dropped, c.queued
+	return s
+}
+
+// Run reads and writes until the connection fails, Close is called or ctx ends. It
+// returns what Err returns, which is not nil, and has released all waiting
+// requests with it. It may be called once.
+func (c *Conn) Run(ctx context.Context) error {
+	c.mu.Lock()
+	switch {
+	case c.running:
+		c.mu.Unlock()
+		return errors.New("ofproto: run connection: already running")
+	case c.err != nil:
+		c.mu.Unlock()
+		return c.err
+	}
+	c.running = true
+	c.mu.Unlock()
+
+	stop := context.AfterFunc(ctx, func() { c.abort(context.Cause(ctx)) })
+	defer stop()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		c.write()
+	}()
+	err := c.read()
+	if !c.ended() { // else Close is giving the writer its time
+		c.abort(err)
+	}
+	<-written
+	return c.Err()
+}
+
+// Close ends the connection. Requests are released with net.ErrClosed and nothing
+// more can be sent, but what is queued is still written, for at most a second.
+// Close does not wait for that: Run returns when it is done. Before Run it closes at
+// once.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	c.end(net.ErrClosed)
+	if !c.running {
+		c.mu.Unlock()
+		c.abort(net.ErrClosed)
+		return nil
+	}
+	if c.drainBy.IsZero() {
+		c.drainBy = time.Now().Add(closeTimeout)
+		// An error here is that of a net.Conn closed already.
+		_ = c.nc.SetWriteDeadline(c.drainBy)
+		c.work.Signal()
+	}
+	c.mu.Unlock()
+	return nil
+}
+
+// end records why the connection ends and releases who waits. The caller holds mu.
+func (c *Conn) end(err error) {
+	if c.err == nil {
+		c.err = err
+		close(c.done)
+	}
+}
+
+// CloseWith ends the connection at once, without writing what is queued; err is
+// what Err and Run return.
+func (c *Conn) CloseWith(err error) { c.abort(err) }
+
+// abort ends the connection at once.
+func (c *Conn) abort(err error) {
+	c.mu.Lock()
+	c.end(err)
+	first := !c.aborted
+	c.aborted = true
+	c.work.Signal()
+	c.mu.Unlock()
+	if first {
+		_ = c.nc.Close() // there is nobody to tell
+	}
+}
+
+func (c *Conn) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// NextXID returns a transaction id for SendXID. Its upper bit is 0: the other half
+// is that of Request and Multipart.
+func (c *Conn) NextXID() uint32 {
+	for {
+		if xid := c.sendXID.Add(1) &^ requestXID; xid != 0 {
+			return xid
+		}
+	}
+}
+
+// Send queues a message under a new transaction id, which it returns. See SendXID.
+func (c *Conn) Send(m Message) (xid uint32, err error) {
+	xid = c.NextXID()
+	return xid, c.SendXID(xid, m)
+}
+
+// SendXID queues a message; it is encoded when SendXID returns. Messages leave in
+// the order they are queued, all that wait in one write. When the queue is full it
+// waits for room, at most WriteTimeout: then the error is ErrSlow, and the message
+// is not sent. It returns ErrTooLong for what does not fit a message, and the error
+// of the connection once that has ended. nil does not mean that the peer has it.
+//
+// For messages of our own xid is one of NextXID; for a reply it is that of the
+// request. The errors a switch answers a message with carry its xid and come to
+// Handler; all those of messages sent before a barrier come before the Request of
+// that barrier returns.
+func (c *Conn) SendXID(xid uint32, m Message) error {
+	return c.enqueue(context.Background(), xid, m)
+}
+
+// TrySend is SendXID for what may be lost: it never waits, and reports whether
+// there was room.
+func (c *Conn) TrySend(xid uint32, m Message) bool {
+	return c.enqueue(expired, xid, m) == nil
+}
+
+// expired is a context that has ended, for a send that does not wait.
+var expired = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+func (c *Conn) enqueue(ctx context.Context, xid uint32, m Message) error {
+	var timeout <-chan time.Time
+	for {
+		c.mu.Lock()
+		if c.err != nil {
+			c.mu.Unlock()
+			return c.err
+		}
+		start := len(c.out)
+		c.out = Append(c.out, xid, m)
+		n := len(c.out) - start
+		if n > MaxMessageLen {
+			c.out = c.out[:start]
+			c.mu.Unlock()
+			return fmt.Errorf("ofproto: send %v: %w", m.MessageType(), ErrTooLong)
+		}
+		if c.queued == 0 || c.queued+n <= c.o.MaxQueue {
+			c.queued += n
+			c.sent[typeIndex(m.MessageType())]++
+			c.wake()
+			c.mu.Unlock()
+			return nil
+		}
+		c.out = c.out[:start]
+		if c.space == nil {
+			c.space = make(chan struct{})
+		}
+		space := c.space
+		c.mu.Unlock()
+
+		if timeout == nil && c.o.WriteTimeout > 0 {
+			t := time.NewTimer(c.o.WriteTimeout)
+			defer t.Stop()
+			timeout = t.C
+		}
+		select {
+		case <-space:
+		case <-c.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timeout:
+			return fmt.Errorf("ofproto: send %v: %w", m.MessageType(), ErrSlow)
+		}
+	}
+}
+
+// wake wakes the writer. The caller holds mu.
+func (c *Conn) wake() {
+	if c.idle {
+		c.idle = false
+		c.work.Signal()
+	}
+}
+
+// sendUrgent queues an echo message ahead of the others. The reader calls it, so it
+// never waits: a peer that reads none of its echo replies gets no more.
+func (c *Conn) sendUrgent(xid uint32, m Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.urgent) > maxUrgent {
+		c.dropped++
+		return
+	}
+	c.urgent = Append(c.urgent, xid, m)
+	c.sent[typeIndex(m.MessageType())]++
+	c.wake()
+}
+
+// write is the goroutine that writes. It takes all that is queued at once, and
+// writes it in chunks of whole frames.
+func (c *Conn) write() {
+	var taken, urgent []byte // buffers in the writer's hands
+	rest := taken            // of taken, not yet written
+	for {
+		c.mu.Lock()
+		for len(rest) == 0 && len(c.out) == 0 && len(c.urgent) == 0 && c.drainBy.IsZero() && !c.aborted {
+			c.idle = true
+			c.work.Wait()
+		}
+		c.idle = false
+		if c.aborted {
+			c.mu.Unlock()
+			return
+		}
+		if len(rest) == 0 {
+			taken, c.out = c.out, reuse(taken)
+			rest = taken
+		}
+		urgent, c.urgent = c.urgent, reuse(urgent)
+		if len(rest) == 0 && len(urgent) == 0 { // Close was called and all is written
+			c.mu.Unlock()
+			c.abort(net.ErrClosed)
+			return
+		}
+		switch {
+		case !c.drainBy.IsZero():
+			_ = c.nc.SetWriteDeadline(c.drainBy)
+		case c.o.WriteTimeout > 0:
+			_ = c.nc.SetWriteDeadline(time.Now().Add(c.o.WriteTimeout))
+		}
+		c.mu.Unlock()
+
+		chunk := rest[:wholeFrames(rest, writeChunk)]
+		rest = rest[len(chunk):]
+		if err := c.writeAll(urgent, chunk); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				err = ErrSlow
+			}
+			c.abort(fmt.Errorf("ofproto: write: %w", err))
+			return
+		}
+		c.mu.Lock()
+		c.queued -= len(chunk)
+		if c.space != nil {
+			close(c.space)
+			c.space = nil
+		}
+		c.mu.Unlock()
+	}
+}
+
+func (c *Conn) writeAll(urgent, chunk []byte) error {
+	for _, b := range [2][]byte{urgent, chunk} {
+		if len(b) == 0 {
+			continue
+		}
+		n, err := c.nc.Write(b)
+		c.writes.Add(1)
+		c.bytesSent.Add(uint64(n))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reuse empties a buffer. One that a burst made large is left to the collector as
+// soon as little of it is used.
+func reuse(b []byte) []byte {
+	if cap(b) > keptBuffer && len(b) < cap(b)/4 {
+		return nil
+	}
+	return b[:0]
+}
+
+// wholeFrames returns the length of as many frames from the start of b as fit in
+// limit bytes, at least of one. b is made of whole frames of ours.
+func wholeFrames(b []byte, limit int) int {
+	if len(b) <= limit {
+		return len(b)
+	}
+	n := int(be.Uint16(b[2:]))
+	for {
+		next := n + int(be.Uint16(b[n+2:]))
+		if next > limit {
+			return n
+		}
+		n = next
+	}
+}
+
+// read is the loop of Run's goroutine; it returns why it ended.
+func (c *Conn) read() error {
+	var (
+		buf   = make([]byte, minReadBuffer)
+		have  int          // bytes of buf that were read and not yet handled
+		since = time.Now() // when it began to wait for the next whole message
+		asked bool         // a keepalive was sent since
+	)
+	for {
+		if err := c.setReadDeadline(since, asked); err != nil {
+			return fmt.Errorf("ofproto: read: %w", err)
+		}
+		n, err := c.nc.Read(buf[have:])
+		have += n
+		c.bytesReceived.Add(uint64(n))
+
+		used := 0
+		for !c.ended() {
+			b := buf[used:have]
+			if len(b) < HeaderLen {
+				break
+			}
+			h, err := ParseHeader(b)
+			if err != nil {
+				return err // where the next message begins is unknown
+			}
+			if len(b) < int(h.Length) {
+				break
+			}
+			c.handle(h, b[:h.Length:h.Length])
+			used += int(h.Length)
+		}
+		if c.ended() {
+			return c.Err()
+		}
+		full := have == len(buf)
+		if used > 0 {
+			have = copy(buf, buf[used:have])
+			since, asked = time.Now(), false
+		}
+		// Grow by what came, not by what a header promises.
+		if full && len(buf) < maxReadBuffer {
+			buf = append(buf[:have], make([]byte, 2*len(buf)-have)...)
+		}
+
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			idle := time.Since(since)
+			if c.o.ReadTimeout > 0 && idle >= c.o.ReadTimeout {
+				return fmt.Errorf("ofproto: read: %w for %v", ErrSilent, c.o.ReadTimeout)
+			}
+			if c.o.KeepaliveInterval > 0 && idle >= c.o.KeepaliveInterval && !asked {
+				asked = true
+				c.sendUrgent(keepaliveXID, &EchoRequest{})
+			}
+		default:
+			return fmt.Errorf("ofproto: read: %w", err)
+		}
+	}
+}
+
+// setReadDeadline makes the next read return when there is something to do about
+// silence.
+func (c *Conn) setReadDeadline(since time.Time, asked bool) error {
+	switch {
+	case c.o.KeepaliveInterval > 0 && !asked && (c.o.ReadTimeout == 0 || c.o.KeepaliveInterval < c.o.ReadTimeout):
+		return c.nc.SetReadDeadline(since.Add(c.o.KeepaliveInterval))
+	case c.o.ReadTimeout > 0:
+		return c.nc.SetReadDeadline(since.Add(c.o.ReadTimeout))
+	case c.o.KeepaliveInterval > 0:
+		return c.nc.SetReadDeadline(time.Time{})
+	}
+	return nil
+}
+
+func typeIndex(t MessageType) int { return min(int(t), NumTypes-1) }
+
+// handle gives one whole frame to who it is for.
+func (c *Conn) handle(h Header, frame []byte) {
+	c.received[typeIndex(h.Type)].Add(1)
+	switch h.Type {
+	case TypePacketIn:
+		if err := ParsePacketIn(frame, &c.packetIn); err != nil {
+			c.refuse(h, frame, err)
+			return
+		}
+		c.o.Handler(h, &c.packetIn)
+		return
+	case TypeEchoRequest:
+		_, m, err := Parse(frame)
+		if err != nil {
+			c.refuse(h, frame, err)
+			return
+		}
+		c.sendUrgent(h.XID, &EchoReply{Data: m.(*EchoRequest).Data})
+		return
+	case TypeMultipartReply, TypeBarrierReply, TypeFeaturesReply, TypeGetConfigReply, TypeRoleReply, TypeGetAsyncReply,
+		TypeQueueConfigReply, TypeEchoReply, TypeError:
+		if c.reply(h, frame, true) {
+			return
+		}
+	case TypeExperimenter:
+		// The type does not tell a request from its reply, but in bundles, where the
+		// number does.
+		request, reply := bundleKind(frame)
+		if !request && c.reply(h, frame, reply) {
+			return
+		}
+	}
+	_, m, err := Parse(frame)
+	if err != nil {
+		c.refuse(h, frame, err)
+		return
+	}
+	c.o.Handler(h, m)
+}
+
+func (c *Conn) refuse(h Header, frame []byte, err error) {
+	c.invalid.Add(1)
+	c.o.Invalid(h, frame, err)
+}
+
+// reply completes the request that a frame answers. It reports whether the frame is
+// done with; certain says that it can be nothing but a reply.
+func (c *Conn) reply(h Header, frame []byte, certain bool) bool {
+	if h.XID&requestXID == 0 {
+		return false
+	}
+	c.mu.Lock()
+	w := c.waiters[h.XID]
+	c.mu.Unlock()
+	switch {
+	case w == nil || h.Type != w.reply && h.Type != TypeError:
+		if certain && h.XID != keepaliveXID {
+			c.late.Add(1)
+		}
+		return certain
+	case h.Type == TypeMultipartReply:
+		c.replyPart(h, frame, w)
+		return true
+	}
+	// The waiter reads it on its own goroutine, when this buffer holds something else.
+	_, m, err := Parse(bytes.Clone(frame))
+	if err != nil {
+		c.refuse(h, frame, err)
+	} else if e, ok := m.(*Error); ok {
+		m, err = nil, e
+	}
+	c.forget(h.XID)
+	w.finish(m, err)
+	return true
+}
+
+// replyPart hands one part of a multipart reply to its request.
+func (c *Conn) replyPart(h Header, frame []byte, w *waiter) {
+	_, body, err := parseFrame(frame)
+	if err == nil {
+		err = c.part.parse(body)
+	}
+	if err != nil {
+		err = within(h.Type.String(), HeaderLen, err)
+		c.refuse(h, frame, err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		c.late.Add(1)
+		return
+	}
+	if err == nil {
+		w.size += len(frame)
+		switch {
+		case c.part.Type != w.multipart:
+			err = fmt.Errorf("ofproto: read %v reply: %v in it: %w", w.multipart, c.part.Type, ErrTorn)
+		case w.size > c.o.MaxMultipart:
+			err = fmt.Errorf("ofproto: read %v reply: over %d bytes: %w", w.multipart, c.o.MaxMultipart, ErrTooLarge)
+		default:
+			err = w.part(c.part.Body)
+		}
+	}
+	if err != nil || !c.part.More() {
+		c.forget(h.XID)
+		w.finishLocked(nil, err)
+	}
+}
+
+func (c *Conn) forget(xid uint32) {
+	c.mu.Lock()
+	delete(c.waiters, xid)
+	c.mu.Unlock()
+}
+
+// bundleKind tells the requests of bundles from their replies.
+func bundleKind(frame []byte) (request, reply bool) {
+	if len(frame) < 22 || be.Uint32(frame[8:]) != ExperimenterONF {
+		return false, false
+	}
+	switch be.Uint32(frame[12:]) {
+	case bundleControlType:
+		reply = be.Uint16(frame[20:])&1 == 1
+		return !reply, reply
+	case bundleAddType:
+		return true, false
+	}
+	return false, false
+}
+
+// replyTo returns the type that answers a request.
+func replyTo(t MessageType) (reply MessageType, ok bool) {
+	switch t {
+	case TypeEchoRequest, TypeFeaturesRequest, TypeGetConfigRequest, TypeMultipartRequest, TypeBarrierRequest,
+		TypeQueueConfigReq, TypeRoleRequest, TypeGetAsyncRequest:
+		return t + 1, true
+	case TypeExperimenter:
+		return TypeExperimenter, true
+	}
+	return 0, false
+}
+
+// Request sends a message and waits for its reply, which is the caller's to keep. A
+// switch that answers with an error makes that *Error the error. Other errors: the
+// context's cause, the connection's (Err), a *ParseError for a reply that is no
+// message, those of SendXID, ErrNoReply. After one of those the request is given up:
+// a reply that comes later is ignored, and whether the switch has done it is not
+// known.
+//
+// The reply to a *MultipartRequest is a *MultipartReply with the bodies of all parts
+// one behind the other; see Multipart for its errors.
+func (c *Conn) Request(ctx context.Context, m Message) (Message, error) {
+	if req, ok := m.(*MultipartRequest); ok {
+		whole := &MultipartReply{Type: req.Type}
+		if err := c.Multipart(ctx, req, func(body []byte) error {
+			whole.Body = append(whole.Body, body...)
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+		return whole, nil
+	}
+	reply, ok := replyTo(m.MessageType())
+	if !ok {
+		return nil, fmt.Errorf("ofproto: request %v: %w", m.MessageType(), ErrNoReply)
+	}
+	w := &waiter{reply: reply, done: make(chan struct{})}
+	if err := c.roundTrip(ctx, m, w); err != nil {
+		return nil, err
+	}
+	return w.m, nil
+}
+
+// Multipart sends a request and calls part with the body of each part of the reply,
+// in order, until the last. part runs on the goroutine that reads, under the rules
+// of ConnOptions.Handler; body aliases the read buffer. part does not run any more
+// when Multipart has returned.
+//
+// On any error what part was given so far is void: it is not the whole. Besides
+// those of Request there are the error of part, ErrTorn for a part of another type,
+// and ErrTooLarge over MaxMultipart bytes. What still comes of that reply is ignored.
+func (c *Conn) Multipart(ctx context.Context, req *MultipartRequest, part func(body []byte) error) error {
+	w := &waiter{reply: TypeMultipartReply, multipart: req.Type, part: part, done: make(chan struct{})}
+	return c.roundTrip(ctx, req, w)
+}
+
+// roundTrip sends m and waits until w is over.
+func (c *Conn) roundTrip(ctx context.Context, m Message, w *waiter) error {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return c.err
+	}
+	xid := c.requestXID()
+	c.waiters[xid] = w
+	c.mu.Unlock()
+
+	err := c.enqueue(ctx, xid, m)
+	if err == nil {
+		select {
+		case <-w.done:
+		case <-c.done:
+			err = c.Err()
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	c.forget(xid)
+	w.finish(nil, err) // unless the reply was first
+	return w.err
+}
+
+// requestXID returns an id for a request. The caller holds mu.
+func (c *Conn) requestXID() uint32 {
+	for {
+		c.lastXID++
+		xid := c.lastXID | requestXID
+		if _, used := c.waiters[xid]; !used && xid != keepaliveXID {
+			return xid
+		}
+	}
+}
