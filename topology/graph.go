@@ -47,7 +47,8 @@ type Graph struct {
 
 	snapshot    *Snapshot
 	snapshotNow time.Time
-	touched     bool // times moved on since the snapshot, and nothing else
+	touched     bool // times moved on since the snapshot
+	probed      bool // those of links among them
 }
 
 // node is a switch in the graph.
@@ -196,7 +197,7 @@ func (g *Graph) HearLink(from, to Place, now time.Time) []Event {
 		d.until = until
 	}
 	e.link.LastSeen = g.now
-	g.touched = true
+	g.touched, g.probed = true, true
 	if known {
 		return nil
 	}
@@ -230,7 +231,7 @@ func (g *Graph) SeedLink(a, b Place, until, now time.Time) []Event {
 			d.until = until
 		}
 	}
-	g.touched = true
+	g.touched, g.probed = true, true
 	return g.changed(g.settle(ReasonLink, []*edge{e}))
 }
 

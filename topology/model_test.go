@@ -549,7 +549,7 @@ func FuzzGraph(f *testing.F) {
 		f.Add(append(randomProgram(seed, 60), 0))
 	}
 	f.Fuzz(func(t *testing.T, program []byte) {
-		if len(program) > 1024 {
+		if len(program) > 400 {
 			return
 		}
 		o := tight

@@ -31,18 +31,23 @@ func (g *Graph) Snapshot() *Snapshot {
 	g.hosts.publish()
 	next := &Snapshot{
 		version: g.version,
-		links:   g.links(),
 		hosts:   g.hosts.public.freeze(),
 		byIP:    g.hosts.byIP.freeze(),
 		refused: g.hosts.refuse,
 	}
 	next.list = sync.OnceValue(next.sortHosts)
-	if s != nil && s.fabric.version == g.fabric {
+	same := s != nil && s.fabric.version == g.fabric
+	if same && !g.probed {
+		next.links = s.links
+	} else {
+		next.links = g.links()
+	}
+	if same {
 		next.fabric = s.fabric
 	} else {
 		next.fabric = g.newFabric(next.links)
 	}
-	g.snapshot, g.snapshotNow, g.touched = next, g.now, false
+	g.snapshot, g.snapshotNow, g.touched, g.probed = next, g.now, false, false
 	return next
 }
 
