@@ -1,0 +1,358 @@
+package northbound
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// Network is what the controller knows of switches and of the graph they make. Errors
+// are ErrNotFound (no such switch was ever seen) and ErrNotConnected.
+type Network interface {
+	// Switches returns every switch that is known, in any order.
+	Switches(ctx context.Context) ([]SwitchView, error)
+	// Switch returns one switch.
+	Switch(ctx context.Context, dpid ofproto.DPID) (SwitchView, error)
+	// SetStage stores the stage of a switch, one of Stages. It is durable when it
+	// returns; the switch follows.
+	SetStage(ctx context.Context, dpid ofproto.DPID, stage string) error
+	// Settled returns nil when the switch has acknowledged, or failed to take, all
+	// that it is to hold now. A switch that is not connected is not waited for. The
+	// error is that of ctx.
+	Settled(ctx context.Context, dpid ofproto.DPID) error
+	// Flows reads the flows that a switch holds, in any order.
+	Flows(ctx context.Context, dpid ofproto.DPID) ([]FlowView, error)
+	// Groups reads the groups that a switch holds, in any order.
+	Groups(ctx context.Context, dpid ofproto.DPID) ([]GroupView, error)
+	// Topology returns the graph as it is now.
+	Topology(ctx context.Context) (*topology.Snapshot, error)
+}
+
+// Stages are the stages of a switch, from the least to the most that Fairlead does.
+var Stages = []string{"observe", "steer", "managed"}
+
+// SwitchView is a switch as the API shows it.
+type SwitchView struct {
+	DPID         string           `json:"dpid"` // 16 hex digits
+	Connection   ConnectionView   `json:"connection"`
+	Role         string           `json:"role"`  // of this controller: master, slave, equal or nochange; empty when not connected
+	Stage        string           `json:"stage"` // one of Stages
+	Description  DescriptionView  `json:"description"`
+	Capabilities CapabilitiesView `json:"capabilities"`
+	Ports        []PortView       `json:"ports"`
+	Counts       CountsView       `json:"counts"`
+	Faults       []FaultView      `json:"faults"`
+}
+
+// ConnectionView is the OpenFlow session with a switch.
+type ConnectionView struct {
+	State   string    `json:"state"`             // connected or disconnected
+	Address string    `json:"address,omitempty"` // of the switch, address:port
+	Since   time.Time `json:"since,omitzero"`
+}
+
+// DescriptionView is what the switch says of itself (OpenFlow 1.3.5 §7.3.5.1).
+type DescriptionView struct {
+	Manufacturer string `json:"manufacturer"`
+	Hardware     string `json:"hardware"`
+	Software     string `json:"software"`
+	Serial       string `json:"serial"`
+	Datapath     string `json:"datapath"`
+}
+
+// CapabilitiesView is what the switch was found to be able to do.
+type CapabilitiesView struct {
+	Tables        uint8  `json:"tables"`
+	Bundles       bool   `json:"bundles"`        // atomic, ordered changes
+	Nicira        bool   `json:"nicira"`         // Open vSwitch's actions
+	Normal        bool   `json:"normal"`         // the switch's own forwarding as an action
+	SelectGroups  bool   `json:"select_groups"`  //
+	FastFailover  bool   `json:"fast_failover"`  // groups that skip dead ports
+	GroupChaining bool   `json:"group_chaining"` // groups in buckets
+	MaxGroups     uint32 `json:"max_groups"`
+	MaxMeters     uint32 `json:"max_meters"`
+}
+
+// PortView is one port of a switch.
+type PortView struct {
+	Port      uint32 `json:"port"`
+	Name      string `json:"name"`
+	MAC       string `json:"mac"`
+	Up        bool   `json:"up"`
+	SpeedKbps uint32 `json:"speed_kbps"` // 0 when the switch does not say
+}
+
+// CountsView counts what a switch holds and sent.
+type CountsView struct {
+	Ports            int    `json:"ports"`
+	Links            int    `json:"links"`
+	Hosts            int    `json:"hosts"`
+	Flows            int    `json:"flows"`   // Fairlead's
+	Groups           int    `json:"groups"`  // Fairlead's
+	Foreign          int    `json:"foreign"` // flows and groups of others, left alone
+	PacketIns        uint64 `json:"packet_ins"`
+	PacketInsDropped uint64 `json:"packet_ins_dropped"`
+}
+
+// FaultView is something that a switch refused or lacks.
+type FaultView struct {
+	Object string `json:"object"` // what it concerns: "vip/web"
+	Reason string `json:"reason"`
+}
+
+// FlowView is one flow that a switch holds, decoded.
+type FlowView struct {
+	Table        uint8             `json:"table"`
+	Priority     uint16            `json:"priority"`
+	Owner        string            `json:"owner"`        // "balancer vip/web"; empty when not Fairlead's
+	Cookie       string            `json:"cookie"`       // hex
+	Match        map[string]string `json:"match"`        // by OXM field name; empty matches everything
+	Instructions []string          `json:"instructions"` // in the manner of ovs-ofctl
+	Packets      uint64            `json:"packets"`
+	Bytes        uint64            `json:"bytes"`
+	Age          balancer.Duration `json:"age"`
+	IdleTimeout  balancer.Duration `json:"idle_timeout"` // 0s is never
+	HardTimeout  balancer.Duration `json:"hard_timeout"` // 0s is never
+
+	match string // as ofproto prints it: with table and priority the flow's identity
+}
+
+// NewFlowView decodes one flow of a switch. It copies what it needs of f.
+func NewFlowView(f ofproto.FlowStats, owner string) (FlowView, error) {
+	instructions, err := f.Instructions()
+	if err != nil {
+		return FlowView{}, fmt.Errorf("northbound: decode flow: %w", err)
+	}
+	v := FlowView{
+		Table: uint8(f.Table), Priority: f.Priority, Owner: owner, Cookie: fmt.Sprintf("%#016x", f.Cookie),
+		Match: map[string]string{}, Instructions: make([]string, 0, len(instructions)),
+		Packets: f.Packets, Bytes: f.Bytes,
+		Age:         balancer.Duration(time.Duration(f.DurationSec)*time.Second + time.Duration(f.DurationNsec)),
+		IdleTimeout: balancer.Duration(time.Duration(f.IdleTimeout) * time.Second),
+		HardTimeout: balancer.Duration(time.Duration(f.HardTimeout) * time.Second),
+		match:       f.Match.String(),
+	}
+	if v.match != "" {
+		for field := range strings.SplitSeq(v.match, ",") {
+			name, value, _ := strings.Cut(field, "=")
+			v.Match[name] = value
+		}
+	}
+	for _, i := range instructions {
+		v.Instructions = append(v.Instructions, i.String())
+	}
+	return v, nil
+}
+
+// key orders flows as a switch tries them: by table, the highest priority first.
+func (f *FlowView) key() string {
+	return fmt.Sprintf("%03d/%05d/%s", f.Table, 0xffff-f.Priority, f.match)
+}
+
+// GroupView is one group that a switch holds, decoded.
+type GroupView struct {
+	ID       uint32            `json:"id"`
+	Type     string            `json:"type"` // all, select, indirect or ff
+	Owner    string            `json:"owner"`
+	Packets  uint64            `json:"packets"`
+	Bytes    uint64            `json:"bytes"`
+	RefCount uint32            `json:"ref_count"` // flows and groups that use it
+	Age      balancer.Duration `json:"age"`
+	Buckets  []BucketView      `json:"buckets"`
+}
+
+// BucketView is one bucket of a group.
+type BucketView struct {
+	Weight     uint16   `json:"weight"`
+	WatchPort  string   `json:"watch_port,omitempty"`
+	WatchGroup uint32   `json:"watch_group,omitempty"`
+	Actions    []string `json:"actions"`
+	Packets    uint64   `json:"packets"`
+	Bytes      uint64   `json:"bytes"`
+}
+
+// NewGroupView decodes one group of a switch from its description and its counters.
+// It copies what it needs of both.
+func NewGroupView(d ofproto.GroupDesc, st ofproto.GroupStats, owner string) GroupView {
+	v := GroupView{
+		ID: uint32(d.Group), Type: d.Type.String(), Owner: owner,
+		Packets: st.Packets, Bytes: st.Bytes, RefCount: st.RefCount,
+		Age:     balancer.Duration(time.Duration(st.DurationSec)*time.Second + time.Duration(st.DurationNsec)),
+		Buckets: make([]BucketView, len(d.Buckets)),
+	}
+	for i, b := range d.Buckets {
+		k := &v.Buckets[i]
+		k.Weight, k.Actions = b.Weight, make([]string, 0, len(b.Actions))
+		if b.WatchPort != ofproto.PortAny {
+			k.WatchPort = b.WatchPort.String()
+		}
+		if b.WatchGroup != ofproto.GroupAny {
+			k.WatchGroup = uint32(b.WatchGroup)
+		}
+		for _, a := range b.Actions {
+			k.Actions = append(k.Actions, a.String())
+		}
+		if i < len(st.Buckets) {
+			k.Packets, k.Bytes = st.Buckets[i].Packets, st.Buckets[i].Bytes
+		}
+	}
+	return v
+}
+
+func (s *Server) listSwitches(c echo.Context) error {
+	list, err := s.o.Network.Switches(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		list[i].whole()
+	}
+	return respondPage(c, list, func(v *SwitchView) string { return v.DPID })
+}
+
+// whole makes lists of what is null.
+func (v *SwitchView) whole() {
+	if v.Ports == nil {
+		v.Ports = []PortView{}
+	}
+	if v.Faults == nil {
+		v.Faults = []FaultView{}
+	}
+	slices.SortFunc(v.Faults, func(a, b FaultView) int { return cmp.Compare(a.Object, b.Object) })
+}
+
+func (s *Server) getSwitch(c echo.Context) error {
+	dpid, err := dpidParam(c)
+	if err != nil {
+		return err
+	}
+	return s.respondSwitch(c, dpid)
+}
+
+// respondSwitch answers with a switch. The entity tag is of what is stored of it: its
+// stage.
+func (s *Server) respondSwitch(c echo.Context, dpid ofproto.DPID) error {
+	v, err := s.o.Network.Switch(c.Request().Context(), dpid)
+	if err != nil {
+		return err
+	}
+	v.whole()
+	c.Response().Header().Set("ETag", stageTag(v.Stage))
+	return respond(c, http.StatusOK, v)
+}
+
+func stageTag(stage string) string { return `"` + stage + `"` }
+
+func (s *Server) putStage(c echo.Context) error {
+	dpid, err := dpidParam(c)
+	if err != nil {
+		return err
+	}
+	cond, wait, err := writeParams(c)
+	if err != nil {
+		return err
+	}
+	body, err := readBody(c)
+	if err != nil {
+		return err
+	}
+	var stage string
+	if err := decodeFields(body, map[string]any{"stage": &stage}); err != nil {
+		return err
+	}
+	if !slices.Contains(Stages, stage) {
+		return badField("stage", "%q is none of %s", stage, strings.Join(Stages, ", "))
+	}
+	if err := s.setStage(c.Request().Context(), dpid, stage, cond); err != nil {
+		return err
+	}
+	s.wait(c, wait, func(ctx context.Context) error { return s.o.Network.Settled(ctx, dpid) })
+	return s.respondSwitch(c, dpid)
+}
+
+func (s *Server) setStage(ctx context.Context, dpid ofproto.DPID, stage string, cond balancer.Condition) error {
+	s.stages.Lock()
+	defer s.stages.Unlock()
+	if cond.IfMatch != "" || cond.IfNoneMatch {
+		v, err := s.o.Network.Switch(ctx, dpid)
+		if err != nil {
+			return err
+		}
+		if cond.IfNoneMatch || !matches(cond.IfMatch, stageTag(v.Stage)) {
+			return fmt.Errorf("switch %s is in stage %s: %w", dpid, v.Stage, ErrPrecondition)
+		}
+	}
+	return s.o.Network.SetStage(ctx, dpid, stage)
+}
+
+func (s *Server) listFlows(c echo.Context) error {
+	dpid, err := dpidParam(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), s.limits.readSwitch)
+	defer cancel()
+	flows, err := s.o.Network.Flows(ctx, dpid)
+	if err != nil {
+		return err
+	}
+	return respondPage(c, flows, (*FlowView).key)
+}
+
+func (s *Server) listGroups(c echo.Context) error {
+	dpid, err := dpidParam(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), s.limits.readSwitch)
+	defer cancel()
+	groups, err := s.o.Network.Groups(ctx, dpid)
+	if err != nil {
+		return err
+	}
+	return respondPage(c, groups, func(g *GroupView) string { return fmt.Sprintf("%010d", g.ID) })
+}
+
+func (s *Server) listLinks(c echo.Context) error {
+	t, err := s.o.Network.Topology(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	return respondPage(c, t.Links(), func(l *topology.Link) string { return placeKey(l.A) + "-" + placeKey(l.B) })
+}
+
+// placeKey orders places as topology does.
+func placeKey(p topology.Place) string {
+	return fmt.Sprintf("%016x/%010d", uint64(p.DPID), uint32(p.Port))
+}
+
+func (s *Server) listHosts(c echo.Context) error {
+	t, err := s.o.Network.Topology(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	return respondPage(c, t.Hosts(), func(h *topology.Host) string { return fmt.Sprintf("%s/%04d", h.MAC, h.VLAN) })
+}
+
+// listSegments is empty: this version knows links and hosts, no legacy segments.
+func (s *Server) listSegments(c echo.Context) error {
+	return respondPage(c, []struct{}{}, func(*struct{}) string { return "" })
+}
+
+func respondPage[T any](c echo.Context, items []T, key func(*T) string) error {
+	p, err := pageOf(c, items, key)
+	if err != nil {
+		return err
+	}
+	return respond(c, http.StatusOK, p)
+}

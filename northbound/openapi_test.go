@@ -1,0 +1,164 @@
+package northbound
+
+import (
+	"encoding/json"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// document is the part of the OpenAPI document that the tests look at.
+type document struct {
+	OpenAPI string
+	Info    struct{ Version string }
+	Paths   map[string]map[string]struct {
+		OperationID string
+		Parameters  []struct {
+			Ref string `json:"$ref"`
+		}
+		RequestBody *struct{}
+		Responses   map[string]json.RawMessage
+	}
+	Components struct {
+		Parameters map[string]struct{ Name, In string }
+		Schemas    map[string]struct {
+			Properties map[string]json.RawMessage
+			Required   []string
+		}
+	}
+}
+
+func openAPIOf(t *testing.T, r *rig) (document, []byte) {
+	resp := r.do("GET /openapi.json", "")
+	require.Equal(t, 200, resp.StatusCode)
+	require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
+	var d document
+	require.NoError(t, json.Unmarshal(resp.body, &d))
+	return d, resp.body
+}
+
+// Every route is documented, every documented route exists, and its path parameters
+// are the route's.
+func TestOpenAPIRoutes(t *testing.T) {
+	r := newRig(t)
+	d, _ := openAPIOf(t, r)
+	require.Equal(t, "3.1.0", d.OpenAPI)
+	require.Equal(t, "1.2.3", d.Info.Version)
+	var routes, documented []string
+	param := regexp.MustCompile(`:([a-z]+)`)
+	for _, rt := range r.s.routes() {
+		routes = append(routes, rt.method+" "+param.ReplaceAllString(rt.path, "{$1}"))
+	}
+	ids := map[string]bool{}
+	for path, ops := range d.Paths {
+		for method, op := range ops {
+			documented = append(documented, strings.ToUpper(method)+" "+path)
+			require.NotEmpty(t, op.OperationID)
+			require.False(t, ids[op.OperationID], op.OperationID)
+			ids[op.OperationID] = true
+			var inPath []string
+			for _, p := range op.Parameters {
+				c, ok := d.Components.Parameters[strings.TrimPrefix(p.Ref, "#/components/parameters/")]
+				require.True(t, ok, p.Ref)
+				if c.In == "path" {
+					inPath = append(inPath, "{"+c.Name+"}")
+				}
+			}
+			require.ElementsMatch(t, regexp.MustCompile(`\{[a-z]+\}`).FindAllString(path, -1), inPath, path)
+			require.Equal(t, method == "put", op.RequestBody != nil, path)
+			if path != "/healthz" {
+				require.Contains(t, op.Responses, "401", path)
+			}
+		}
+	}
+	require.ElementsMatch(t, routes, documented)
+}
+
+func TestOpenAPIReferences(t *testing.T) {
+	r := newRig(t)
+	_, text := openAPIOf(t, r)
+	var root any
+	require.NoError(t, json.Unmarshal(text, &root))
+	used := map[string]bool{}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			if ref, ok := v["$ref"].(string); ok {
+				used[ref] = true
+				at := root
+				for step := range strings.SplitSeq(strings.TrimPrefix(ref, "#/"), "/") {
+					at = at.(map[string]any)[step]
+				}
+				require.NotNil(t, at, ref)
+			}
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(root)
+	for _, kind := range []string{"schemas", "responses", "parameters"} {
+		for name := range root.(map[string]any)["components"].(map[string]any)[kind].(map[string]any) {
+			if name == "Event" || name == "FieldError" {
+				continue // data of the event stream
+			}
+			require.True(t, used["#/components/"+kind+"/"+name], "%s %s is used", kind, name)
+		}
+	}
+}
+
+// jsonFields are the names a struct has in JSON, and those it always has.
+func jsonFields(typ reflect.Type) (all, always []string) {
+	for _, f := range reflect.VisibleFields(typ) {
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous || !f.IsExported() || name == "-" || name == "" {
+			continue
+		}
+		all = append(all, name)
+		if !strings.Contains(options, "omit") {
+			always = append(always, name)
+		}
+	}
+	return all, always
+}
+
+// The schemas have exactly the fields that the types have. What answers only have
+// requires what is always there.
+func TestOpenAPISchemas(t *testing.T) {
+	d, _ := openAPIOf(t, newRig(t))
+	input := []string{"VIP", "Listener", "Pool", "Member", "Monitor", "MemberPut"}
+	for name, v := range map[string]any{
+		"VIP": balancer.VIP{}, "Listener": balancer.Listener{}, "Pool": balancer.Pool{}, "Member": balancer.Member{}, "MemberPut": balancer.Member{},
+		"Monitor": balancer.Monitor{}, "VIPStatus": balancer.VIPStatus{}, "SwitchStatus": balancer.SwitchStatus{}, "MemberStatus": balancer.MemberStatus{},
+		"Stats": balancer.Stats{}, "ListenerStats": balancer.ListenerStats{}, "MemberStats": balancer.MemberStats{},
+		"Switch": SwitchView{}, "Connection": ConnectionView{}, "Description": DescriptionView{}, "Capabilities": CapabilitiesView{}, "Port": PortView{},
+		"Counts": CountsView{}, "Fault": FaultView{}, "Flow": FlowView{}, "Group": GroupView{}, "Bucket": BucketView{},
+		"Place": topology.Place{}, "Link": topology.Link{}, "Host": topology.Host{}, "Topology": topology.View{}, "TopologySwitch": topology.ViewSwitch{},
+		"TopologyPort": topology.PortState{}, "TopologyLink": topology.ViewLink{}, "TopologyVIP": topology.VIPNote{},
+		"Event": Event{}, "Problem": Problem{}, "FieldError": FieldError{}, "Health": Health{}, "Readiness": Readiness{}, "VIPPage": Page[int]{}, "FlowPage": Page[int]{},
+	} {
+		s, ok := d.Components.Schemas[name]
+		require.True(t, ok, name)
+		all, always := jsonFields(reflect.TypeOf(v))
+		var props []string
+		for p := range s.Properties {
+			props = append(props, p)
+		}
+		require.ElementsMatch(t, all, props, name)
+		if !slices.Contains(input, name) {
+			require.ElementsMatch(t, always, s.Required, name)
+		}
+	}
+}
