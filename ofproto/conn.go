@@ -231,7 +231,12 @@ func (c *Conn) Run(ctx context.Context) error {
 	c.running = true
 	c.mu.Unlock()
 
-	stop := context.AfterFunc(ctx, func() { c.abort(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() {
+		// After Close the writer keeps its second: the last message says why.
+		if !c.draining() {
+			c.abort(context.Cause(ctx))
+		}
+	})
 	defer stop()
 	written := make(chan struct{})
 	go func() {
@@ -291,6 +296,12 @@ func (c *Conn) abort(err error) {
 	if first {
 		_ = c.nc.Close() // there is nobody to tell
 	}
+}
+
+func (c *Conn) draining() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.drainBy.IsZero()
 }
 
 func (c *Conn) ended() bool {

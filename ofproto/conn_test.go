@@ -50,6 +50,8 @@ type ends struct {
 	*Conn
 	peer wire
 	ran  chan error // the result of Run
+
+	cancel context.CancelFunc // of Run's context
 }
 
 // dial runs a Conn over a pipe. It is ended, and awaited, with the test.
@@ -61,6 +63,7 @@ func dial(t *testing.T, o ConnOptions) *ends {
 func run(t *testing.T, a, b net.Conn, o ConnOptions) *ends {
 	e := &ends{Conn: NewConn(a, o), peer: wire{t, b}, ran: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
+	e.cancel = cancel
 	go func() { e.ran <- e.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
@@ -715,6 +718,7 @@ func TestConnCloseDrains(t *testing.T) {
 		synctest.Wait() // for Run
 		require.NoError(t, e.Close())
 		require.NoError(t, e.Close())
+		e.cancel() // as a caller does who is through
 		for range 100 {
 			h, _, err := readFrame(e.peer)
 			require.NoError(t, err)
