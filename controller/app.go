@@ -36,6 +36,8 @@ type Source struct {
 	// Build compiles the part. It is pure and runs outside the core loop. Nil: the
 	// part is not desired any more.
 	Build func() flowtable.Part
+
+	seq uint64 // of this assignment; set by the core
 }
 
 // SwitchUp says that a switch has finished its handshake and read-back. Its

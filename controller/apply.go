@@ -39,7 +39,7 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	if err := s.c.attach(ctx, s); err != nil {
 		return err
 	}
-	w := &worker{session: s, tags: map[flowtable.PartKey]uint64{}, retries: map[flowtable.PartKey]retry{}, installed: installed}
+	w := &worker{session: s, compiled: map[flowtable.PartKey]Source{}, retries: map[flowtable.PartKey]retry{}, installed: installed}
 	audit := time.NewTimer(auditDelay())
 	defer audit.Stop()
 	again := time.NewTimer(time.Hour)
@@ -70,7 +70,7 @@ func auditDelay() time.Duration {
 // worker is the state of a session's reconciling goroutine.
 type worker struct {
 	*session
-	tags      map[flowtable.PartKey]uint64 // of the parts last compiled
+	compiled  map[flowtable.PartKey]Source // of each part, the last one compiled
 	retries   map[flowtable.PartKey]retry
 	installed *flowtable.Installed // a read-back that is not in the table yet
 	ready     bool
@@ -109,7 +109,7 @@ func (w *worker) take(ctx context.Context) error {
 
 	results := map[flowtable.PartKey]error{}
 	for key, src := range sources {
-		w.tags[key] = src.Tag
+		w.compiled[key] = Source{Tag: src.Tag, seq: src.seq} // Build would keep its inputs alive
 		delete(w.retries, key)
 		if src.Build == nil {
 			w.table.DeletePart(key)
@@ -185,7 +185,7 @@ func (w *worker) report(ctx context.Context, parts []flowtable.PartKey, failed m
 func (w *worker) applied(results map[flowtable.PartKey]error) []partResult {
 	out := make([]partResult, 0, len(results))
 	for key, err := range results {
-		out = append(out, partResult{key: key, tag: w.tags[key], err: err})
+		out = append(out, partResult{key: key, src: w.compiled[key], err: err})
 	}
 	return out
 }
@@ -363,29 +363,23 @@ func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
 	defer cancel()
 	in := flowtable.NewInstalled()
 	err := s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
-		for g, err := range ofproto.GroupDescOf(b) {
-			if err != nil {
-				return err
-			}
-			in.AddGroup(g.Group, g.Type, g.Buckets)
-		}
-		return nil
+		return each(ofproto.GroupDescOf(b), func(g ofproto.GroupDesc) { in.AddGroup(g.Group, g.Type, g.Buckets) })
 	})
 	if err != nil && !refused(err) {
 		return nil, fmt.Errorf("groups: %w", err)
 	}
-	all := &ofproto.FlowStatsRequest{Table: ofproto.TableAll, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny}
-	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartFlow, Body: all}, func(b []byte) error {
-		for f, err := range ofproto.FlowStatsOf(b) {
-			if err != nil {
-				return err
-			}
-			in.AddFlow(f.Table, f.Priority, f.Match, f.Cookie)
-		}
-		return nil
+	err = s.conn.Multipart(ctx, allFlows(), func(b []byte) error {
+		return each(ofproto.FlowStatsOf(b), func(f ofproto.FlowStats) { in.AddFlow(f.Table, f.Priority, f.Match, f.Cookie) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("flows: %w", err)
 	}
 	return in, nil
+}
+
+// allFlows asks for the flow entries of all tables.
+func allFlows() *ofproto.MultipartRequest {
+	return &ofproto.MultipartRequest{Type: ofproto.MultipartFlow, Body: &ofproto.FlowStatsRequest{
+		Table: ofproto.TableAll, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny,
+	}}
 }

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net"
@@ -38,6 +39,8 @@ const (
 	// returnWithin is how long a switch known from before a restart stays in the
 	// graph without having connected.
 	returnWithin = 30 * time.Second
+	// maxAway bounds the switches remembered after they left.
+	maxAway = 4096
 	// packetInTurn is how many packet-ins of one switch are taken before it is the
 	// next switch's turn.
 	packetInTurn = 64
@@ -78,7 +81,9 @@ type Controller struct {
 	ctx        *Context
 	sessions   map[ofproto.DPID]*session // claimed, attached or not
 	stages     map[ofproto.DPID]Stage
+	away       map[ofproto.DPID]*Switch // were connected since the start
 	goneAt     map[ofproto.DPID]time.Time
+	seq        uint64 // of assigned parts
 	reroute    bool
 	reroutedAt time.Time
 }
@@ -102,6 +107,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		stopped:  make(chan struct{}),
 		sessions: map[ofproto.DPID]*session{},
 		stages:   stages,
+		away:     map[ofproto.DPID]*Switch{},
 		goneAt:   map[ofproto.DPID]time.Time{},
 		ctx:      NewContext(time.Now(), o.Graph, nil),
 	}
@@ -214,55 +220,42 @@ func (c *Controller) SetStage(ctx context.Context, dpid ofproto.DPID, stage Stag
 	})
 }
 
-// Flows asks a connected switch for all its flow entries and calls f with each;
-// the record is only good during the call. ErrNotConnected when it is not.
+// Flows asks a connected switch for all its flow entries. What f gets is only good
+// during the call. ErrNotConnected when the switch is not.
 func (c *Controller) Flows(ctx context.Context, dpid ofproto.DPID, f func(ofproto.FlowStats)) error {
+	return read(ctx, c, dpid, allFlows(), ofproto.FlowStatsOf, f)
+}
+
+// Groups asks a connected switch for the descriptions of its groups. What f gets
+// is only good during the call.
+func (c *Controller) Groups(ctx context.Context, dpid ofproto.DPID, f func(ofproto.GroupDesc)) error {
+	return read(ctx, c, dpid, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, ofproto.GroupDescOf, f)
+}
+
+// GroupStats asks a connected switch for the counters of its groups. What f gets is
+// only good during the call.
+func (c *Controller) GroupStats(ctx context.Context, dpid ofproto.DPID, f func(ofproto.GroupStats)) error {
+	req := &ofproto.MultipartRequest{Type: ofproto.MultipartGroup, Body: &ofproto.GroupStatsRequest{Group: ofproto.GroupAll}}
+	return read(ctx, c, dpid, req, ofproto.GroupStatsOf, f)
+}
+
+func read[T any](ctx context.Context, c *Controller, dpid ofproto.DPID, req *ofproto.MultipartRequest, records func([]byte) iter.Seq2[T, error], f func(T)) error {
 	s, err := c.session(ctx, dpid)
 	if err != nil {
 		return err
 	}
-	body := &ofproto.FlowStatsRequest{Table: ofproto.TableAll, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny}
-	return s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartFlow, Body: body}, func(b []byte) error {
-		for r, err := range ofproto.FlowStatsOf(b) {
-			if err != nil {
-				return err
-			}
-			f(r)
-		}
-		return nil
-	})
+	return s.conn.Multipart(ctx, req, func(b []byte) error { return each(records(b), f) })
 }
 
-// Groups asks a connected switch for its groups and their counters.
-func (c *Controller) Groups(ctx context.Context, dpid ofproto.DPID) ([]ofproto.GroupDesc, map[ofproto.GroupID]ofproto.GroupStats, error) {
-	s, err := c.session(ctx, dpid)
-	if err != nil {
-		return nil, nil, err
-	}
-	var descs []ofproto.GroupDesc
-	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
-		for d, err := range ofproto.GroupDescOf(slices.Clone(b)) {
-			if err != nil {
-				return err
-			}
-			descs = append(descs, d)
+// each calls f with every record until one cannot be parsed.
+func each[T any](records iter.Seq2[T, error], f func(T)) error {
+	for r, err := range records {
+		if err != nil {
+			return err
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, nil, err
+		f(r)
 	}
-	stats := map[ofproto.GroupID]ofproto.GroupStats{}
-	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroup, Body: &ofproto.GroupStatsRequest{Group: ofproto.GroupAll}}, func(b []byte) error {
-		for r, err := range ofproto.GroupStatsOf(slices.Clone(b)) {
-			if err != nil {
-				return err
-			}
-			stats[r.Group] = r
-		}
-		return nil
-	})
-	return descs, stats, err
+	return nil
 }
 
 // ErrNotConnected says that no session with a switch is ready.
@@ -332,9 +325,11 @@ func (c *Controller) attach(ctx context.Context, s *session) error {
 		}
 		sw := &Switch{
 			DPID: s.dpid, Remote: s.peer, Desc: s.desc, Stage: stage, Role: s.role, Capabilities: s.caps,
-			Ports: map[ofproto.Port]ofproto.PortDesc{}, ConnectedAt: x.Now, Faults: map[string]string{}, session: s,
+			Ports: map[ofproto.Port]ofproto.PortDesc{}, Connected: true, Since: x.Now, Faults: map[string]string{},
+			pending: map[flowtable.PartKey]uint64{}, session: s,
 		}
 		x.switches[s.dpid] = sw
+		delete(c.away, s.dpid)
 		delete(c.goneAt, s.dpid)
 		states := make([]topology.PortState, 0, len(s.ports))
 		for _, p := range s.ports {
@@ -345,7 +340,7 @@ func (c *Controller) attach(ctx context.Context, s *session) error {
 		x.Emit(SwitchUp{s.dpid})
 		x.Notify("switch", map[string]any{"dpid": s.dpid.String(), "connected": true, "stage": stage.String()})
 		c.dispatch()
-		s.assign(c.compileAll(sw), true)
+		c.assign(sw, c.compileAll(sw), true)
 		// From here on events of the switch are delivered; first those kept so far.
 		s.phase.Store(phaseReady)
 		s.mu.Lock()
@@ -379,6 +374,85 @@ func (c *Controller) compileAll(sw *Switch) map[flowtable.PartKey]Source {
 	return parts
 }
 
+// leave keeps what is known of a switch that is not connected any more, for display.
+func (c *Controller) leave(sw *Switch, now time.Time) {
+	sw.Connected, sw.Since = false, now
+	clear(sw.pending)
+	sw.wakeIfSettled()
+	if len(c.away) >= maxAway {
+		for dpid := range c.away {
+			delete(c.away, dpid)
+			break
+		}
+	}
+	c.away[sw.DPID] = sw
+}
+
+// Known calls f on the core loop with every switch that is connected, was connected
+// since the start, or has a stage stored. f must keep nothing of it.
+func (c *Controller) Known(ctx context.Context, f func(*Context, *Switch)) error {
+	return c.Do(ctx, func(x *Context) {
+		all := map[ofproto.DPID]*Switch{}
+		for dpid, stage := range c.stages {
+			all[dpid] = &Switch{DPID: dpid, Stage: stage}
+		}
+		maps.Copy(all, c.away)
+		maps.Copy(all, x.switches)
+		for _, dpid := range slices.Sorted(maps.Keys(all)) {
+			if stage, ok := c.stages[dpid]; ok {
+				all[dpid].Stage = stage
+			}
+			f(x, all[dpid])
+		}
+	})
+}
+
+// assign hands parts to the worker of a switch and remembers that it owes an answer.
+func (c *Controller) assign(sw *Switch, parts map[flowtable.PartKey]Source, complete bool) {
+	for key, src := range parts {
+		c.seq++
+		src.seq = c.seq
+		parts[key] = src
+		sw.pending[key] = src.seq
+	}
+	sw.session.assign(parts, complete)
+}
+
+// Settled returns nil when a switch has acknowledged or refused all that it is to
+// hold now, or is not connected. The error is that of ctx.
+func (c *Controller) Settled(ctx context.Context, dpid ofproto.DPID) error {
+	done := make(chan struct{})
+	err := c.Do(ctx, func(x *Context) {
+		sw := x.switches[dpid]
+		if sw == nil {
+			close(done)
+			return
+		}
+		sw.waiters = append(sw.waiters, done)
+		sw.wakeIfSettled()
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// wakeIfSettled releases those who wait for a switch that owes no answer.
+func (s *Switch) wakeIfSettled() {
+	if len(s.pending) > 0 {
+		return
+	}
+	for _, done := range s.waiters {
+		close(done)
+	}
+	s.waiters = nil
+}
+
 // detach ends what the core knows of a session.
 func (c *Controller) detach(s *session) {
 	// After the core has stopped there is nothing to tell.
@@ -389,6 +463,7 @@ func (c *Controller) detach(s *session) {
 		delete(c.sessions, s.dpid)
 		if sw := x.switches[s.dpid]; sw != nil && sw.session == s {
 			delete(x.switches, s.dpid)
+			c.leave(sw, x.Now)
 			c.goneAt[s.dpid] = x.Now.Add(goneAfter)
 			x.Emit(SwitchDown{s.dpid})
 			x.Notify("switch", map[string]any{"dpid": s.dpid.String(), "connected": false})
@@ -399,7 +474,7 @@ func (c *Controller) detach(s *session) {
 
 type partResult struct {
 	key flowtable.PartKey
-	tag uint64
+	src Source
 	err error
 }
 
@@ -417,6 +492,9 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 			if r.key.App == 0 {
 				continue // what was left over from earlier
 			}
+			if sw.pending[r.key] == r.src.seq {
+				delete(sw.pending, r.key)
+			}
 			name := AppNames[r.key.App] + "/" + r.key.Name
 			if r.err == nil {
 				delete(sw.Faults, name)
@@ -427,11 +505,12 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 			for _, app := range c.Apps {
 				if app.ID() == r.key.App {
 					c.call(app, func(x *Context) {
-						app.Handle(x, Applied{DPID: s.dpid, Part: r.key.Name, Tag: r.tag, Err: r.err})
+						app.Handle(x, Applied{DPID: s.dpid, Part: r.key.Name, Tag: r.src.Tag, Err: r.err})
 					})
 				}
 			}
 		}
+		sw.wakeIfSettled()
 	})
 }
 
@@ -521,16 +600,16 @@ func (c *Controller) flush() {
 	c.dispatch()
 	x := c.ctx
 	if len(x.dirty) > 0 {
-		assign := map[*session]map[flowtable.PartKey]Source{}
+		assign := map[*Switch]map[flowtable.PartKey]Source{}
 		for k := range x.dirty {
 			sw := x.switches[k.dpid]
 			if sw == nil {
 				continue
 			}
-			parts := assign[sw.session]
+			parts := assign[sw]
 			if parts == nil {
 				parts = map[flowtable.PartKey]Source{}
-				assign[sw.session] = parts
+				assign[sw] = parts
 			}
 			for _, app := range c.Apps {
 				if app.ID() == k.part.App {
@@ -539,8 +618,8 @@ func (c *Controller) flush() {
 			}
 		}
 		clear(x.dirty)
-		for s, parts := range assign {
-			s.assign(parts, false)
+		for sw, parts := range assign {
+			c.assign(sw, parts, false)
 		}
 	}
 	for _, p := range x.packetOuts {
@@ -572,7 +651,7 @@ func (c *Controller) dispatch() {
 		case StageChanged:
 			defer func() {
 				if sw := x.switches[e.DPID]; sw != nil {
-					sw.session.assign(c.compileAll(sw), false)
+					c.assign(sw, c.compileAll(sw), false)
 				}
 			}()
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
 )
 
@@ -64,7 +65,8 @@ type Switch struct {
 	Role         ofproto.Role
 	Capabilities Capabilities
 	Ports        map[ofproto.Port]ofproto.PortDesc
-	ConnectedAt  time.Time
+	Connected    bool
+	Since        time.Time // of the connection, or of its end
 	// Faults are the parts that the switch refused, by name, and why.
 	Faults map[string]string
 	// Flows, Groups and Foreign count what the switch holds: ours, and entries of others.
@@ -72,6 +74,8 @@ type Switch struct {
 	// PacketIns and PacketInsDropped count since the connection was made.
 	PacketIns, PacketInsDropped uint64
 
+	pending map[flowtable.PartKey]uint64 // parts assigned and not answered, by Source.seq
+	waiters []chan struct{}              // closed when pending is empty
 	session *session
 }
 

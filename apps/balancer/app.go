@@ -333,14 +333,14 @@ func (a *App) settled(c *controller.Context, v *vip) {
 	}
 }
 
-// Status returns the state of a VIP in the network and of its members, with the
-// revision it speaks of. ok is false when the app does not know the VIP.
+// Status returns the state of a VIP in the network and of its members. ok is false
+// when the app does not know the VIP.
 func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 	v := a.vips[name]
 	if v == nil {
 		return Status{}, false
 	}
-	s.Revision, s.Deleted = v.revision, v.rec == nil
+	s.Deleted = v.rec == nil
 	s.VIP = VIPStatus{Provisioning: ProvisioningActive, Switches: []SwitchStatus{}}
 	served := false
 	for sw := range c.Switches() {
@@ -365,6 +365,7 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 	if v.rec == nil {
 		return s, true
 	}
+	s.Generation = v.rec.VIP.Generation
 	if !served || s.VIP.Provisioning == ProvisioningActive && a.resolving(c, v) {
 		s.VIP.Provisioning = ProvisioningPending
 	}
@@ -406,10 +407,10 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 
 // Status is what the app knows of a VIP.
 type Status struct {
-	Revision uint64
-	Deleted  bool
-	VIP      VIPStatus
-	Members  map[ListenerKey]map[MemberKey]MemberStatus
+	Generation uint64 // of the document; 0 when it is deleted
+	Deleted    bool   // and some switch may still hold something of it
+	VIP        VIPStatus
+	Members    map[ListenerKey]map[MemberKey]MemberStatus
 }
 
 func (a *App) memberStatus(m Member, monitored bool) MemberStatus {

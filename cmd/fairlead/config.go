@@ -1,0 +1,330 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"gopkg.in/yaml.v3"
+
+	"github.com/fairlead/fairlead/northbound"
+)
+
+// Config is what serve runs with. Every field is a flag, a key of the YAML
+// configuration (the flag's name) and an environment variable (FAIRLEAD_ and the name in
+// upper case with underscores); a flag goes before the environment, the environment
+// before the file.
+type Config struct {
+	OpenFlow string // address to listen on for switches
+	HTTP     string // address to listen on for the REST API
+	Data     string // directory of the store
+	Stage    string // of switches never seen before: one of northbound.Stages
+
+	TLSCert, TLSKey, TLSCA  string // southbound TLS: all three or none
+	HTTPTLSCert, HTTPTLSKey string // HTTPS: both or none
+	TokenFile               string
+	Insecure                bool // HTTP on other addresses than loopback without TLS or tokens
+
+	Name      string // of this node
+	LogLevel  slog.Level
+	LogFormat string // text or json
+}
+
+const envPrefix = "FAIRLEAD_"
+
+// serveFlags declares the flags of serve.
+func serveFlags(fs *pflag.FlagSet) {
+	fs.SortFlags = false
+	fs.String("config", "", "YAML `FILE` with any of these flags as keys")
+	fs.String("openflow", ":6653", "`ADDRESS` to listen on for switches")
+	fs.String("http", "127.0.0.1:8080", "`ADDRESS` to listen on for the REST API")
+	fs.String("data", "/var/lib/fairlead", "`DIR` of the store")
+	fs.String("stage", "observe", "`STAGE` of switches never seen before: "+strings.Join(northbound.Stages, "|"))
+	fs.String("tls-cert", "", "certificate `FILE` shown to switches")
+	fs.String("tls-key", "", "key `FILE` of --tls-cert")
+	fs.String("tls-ca", "", "`FILE` of the authority whose certificates switches must show")
+	fs.String("http-tls-cert", "", "certificate `FILE` of the REST API")
+	fs.String("http-tls-key", "", "key `FILE` of --http-tls-cert")
+	fs.String("token-file", "", "`FILE` of the tokens that open the REST API, one a line, [name:]token")
+	fs.Bool("insecure", false, "let --http listen on other addresses than loopback without TLS or tokens")
+	fs.String("store", "bbolt", "kind of store: bbolt|etcd (etcd is not in this version)")
+	fs.StringSlice("etcd", nil, "`URL,…` of etcd")
+	fs.String("etcd-cert", "", "certificate `FILE` shown to etcd")
+	fs.String("etcd-key", "", "key `FILE` of --etcd-cert")
+	fs.String("etcd-ca", "", "`FILE` of etcd's authority")
+	fs.String("name", "", "`NODE` name (default the host's name)")
+	fs.String("log-level", "info", "debug|info|warn|error")
+	fs.String("log-format", "text", "text|json")
+}
+
+func serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the controller", Args: cobra.NoArgs,
+		Long: "Run the controller.\n\nEvery flag is also a key of the YAML configuration and an environment variable:\n" +
+			"--tls-cert is tls-cert and FAIRLEAD_TLS_CERT. Flags go before the environment, the environment before the file.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			if cfg.exposed() {
+				cfg.logger(cmd.ErrOrStderr()).Warn("INSECURE: the REST API is open to the network without TLS or without tokens",
+					slog.String("http", cfg.HTTP), slog.Bool("tls", cfg.HTTPTLSCert != ""), slog.Bool("tokens", cfg.TokenFile != ""))
+			}
+			return refused(serve(cmd.Context(), cfg))
+		},
+	}
+	serveFlags(cmd.Flags())
+	return cmd
+}
+
+// loadConfig puts the configuration of serve together from its flags, the environment
+// and the file, and checks it. Errors name the flag, variable or key.
+func loadConfig(cmd *cobra.Command) (Config, error) {
+	fs := cmd.Flags()
+	if err := setFromEnv(fs.Lookup("config")); err != nil {
+		return Config{}, err
+	}
+	file := map[string]string{}
+	if path := fs.Lookup("config").Value.String(); path != "" {
+		var err error
+		if file, err = readConfigFile(path, fs); err != nil {
+			return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+		}
+	}
+	var errs []error
+	fs.VisitAll(func(f *pflag.Flag) {
+		if f.Changed || f.Name == "config" || f.Name == "help" {
+			return
+		}
+		if v, ok := file[f.Name]; ok {
+			if err := f.Value.Set(v); err != nil {
+				errs = append(errs, fmt.Errorf("configuration %s: %s: %w", fs.Lookup("config").Value, f.Name, err))
+			}
+		}
+		errs = append(errs, setFromEnv(f))
+	})
+	if err := errors.Join(errs...); err != nil {
+		return Config{}, err
+	}
+
+	get := func(name string) string { return fs.Lookup(name).Value.String() }
+	c := Config{
+		OpenFlow: get("openflow"), HTTP: get("http"), Data: get("data"), Stage: get("stage"),
+		TLSCert: get("tls-cert"), TLSKey: get("tls-key"), TLSCA: get("tls-ca"),
+		HTTPTLSCert: get("http-tls-cert"), HTTPTLSKey: get("http-tls-key"),
+		TokenFile: get("token-file"), Insecure: get("insecure") == "true",
+		Name: get("name"), LogFormat: get("log-format"),
+	}
+	if err := c.LogLevel.UnmarshalText([]byte(get("log-level"))); err != nil ||
+		!slices.Contains([]string{"debug", "info", "warn", "error"}, get("log-level")) {
+		return Config{}, fmt.Errorf("log-level: %q is none of debug, info, warn, error", get("log-level"))
+	}
+	if s := get("store"); s != "bbolt" {
+		return Config{}, fmt.Errorf("store: %q is not in this version: bbolt is", s)
+	}
+	for _, name := range []string{"etcd-cert", "etcd-key", "etcd-ca"} {
+		if get(name) != "" {
+			return Config{}, fmt.Errorf("%s: is for store etcd, which is not in this version", name)
+		}
+	}
+	if urls, _ := fs.GetStringSlice("etcd"); len(urls) > 0 {
+		return Config{}, errors.New("etcd: is for store etcd, which is not in this version")
+	}
+	if c.Name == "" {
+		c.Name, _ = os.Hostname()
+	}
+	return c, c.check()
+}
+
+// setFromEnv sets a flag that the command line did not from its variable.
+func setFromEnv(f *pflag.Flag) error {
+	if f.Changed {
+		return nil
+	}
+	name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+	v := os.Getenv(name)
+	if v == "" {
+		return nil
+	}
+	if s, ok := f.Value.(pflag.SliceValue); ok {
+		_ = s.Replace(nil) // Set would append to what the file gave
+	}
+	if err := f.Value.Set(v); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// readConfigFile reads a YAML mapping of flags to scalars, or to a list of scalars
+// where the flag is a list.
+func readConfigFile(path string, fs *pflag.FlagSet) (map[string]string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	var doc, more yaml.Node
+	if err := dec.Decode(&doc); err == io.EOF {
+		return nil, errors.New("there is nothing in it")
+	} else if err != nil {
+		return nil, err
+	}
+	if err := dec.Decode(&more); err != io.EOF {
+		return nil, errors.New("there is more than one document in it")
+	}
+	if doc.Kind != yaml.DocumentNode || doc.Content[0].Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("line %d: it is not a mapping of keys to values", doc.Line)
+	}
+	values := map[string]string{}
+	for pairs := doc.Content[0].Content; len(pairs) > 0; pairs = pairs[2:] {
+		key, value := pairs[0], pairs[1]
+		flag := fs.Lookup(key.Value)
+		if flag == nil || key.Value == "config" || key.Value == "help" {
+			return nil, fmt.Errorf("line %d: unknown key %q", key.Line, key.Value)
+		}
+		if _, ok := values[key.Value]; ok {
+			return nil, fmt.Errorf("line %d: key %q is there twice", key.Line, key.Value)
+		}
+		scalars := []*yaml.Node{value}
+		if _, list := flag.Value.(pflag.SliceValue); list && value.Kind == yaml.SequenceNode {
+			scalars = value.Content
+		}
+		var parts []string
+		for _, n := range scalars {
+			if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
+				return nil, fmt.Errorf("line %d: key %q has no value that is a text, a number or a truth", n.Line, key.Value)
+			}
+			parts = append(parts, n.Value)
+		}
+		values[key.Value] = strings.Join(parts, ",")
+	}
+	return values, nil
+}
+
+// check refuses what cannot work or must not be.
+func (c Config) check() error {
+	for _, a := range []struct{ name, addr string }{{"openflow", c.OpenFlow}, {"http", c.HTTP}} {
+		_, port, err := net.SplitHostPort(a.addr)
+		if err != nil {
+			return fmt.Errorf("%s: %q is not an address with a port: %w", a.name, a.addr, err)
+		}
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return fmt.Errorf("%s: %q is not a port number", a.name, port)
+		}
+	}
+	switch {
+	case c.Data == "":
+		return errors.New("data: is needed")
+	case !slices.Contains(northbound.Stages, c.Stage):
+		return fmt.Errorf("stage: %q is none of %s", c.Stage, strings.Join(northbound.Stages, ", "))
+	case (c.TLSCert == "") != (c.TLSKey == "") || (c.TLSCert == "") != (c.TLSCA == ""):
+		return errors.New("tls-cert, tls-key and tls-ca go together")
+	case (c.HTTPTLSCert == "") != (c.HTTPTLSKey == ""):
+		return errors.New("http-tls-cert and http-tls-key go together")
+	case c.LogFormat != "text" && c.LogFormat != "json":
+		return fmt.Errorf("log-format: %q is none of text, json", c.LogFormat)
+	case c.exposed() && !c.Insecure:
+		return fmt.Errorf("http: %s is not a loopback address: it needs http-tls-cert, http-tls-key and token-file, or insecure", c.HTTP)
+	}
+	return nil
+}
+
+// exposed says whether the REST API can be reached from other machines without TLS or
+// without a token.
+func (c Config) exposed() bool {
+	host, _, _ := net.SplitHostPort(c.HTTP)
+	if host == "localhost" {
+		return false
+	}
+	if a, err := netip.ParseAddr(host); err == nil && a.Unmap().IsLoopback() {
+		return false
+	}
+	return c.HTTPTLSCert == "" || c.TokenFile == ""
+}
+
+// logger returns a logger of the configured level and format that writes to w.
+func (c Config) logger(w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// tokens reads the token file; without one nobody needs a token.
+func (c Config) tokens() (northbound.Tokens, error) {
+	if c.TokenFile == "" {
+		return northbound.Tokens{}, nil
+	}
+	f, err := os.Open(c.TokenFile)
+	if err != nil {
+		return northbound.Tokens{}, err
+	}
+	defer f.Close()
+	t, err := northbound.ParseTokens(f)
+	if err != nil {
+		return t, fmt.Errorf("%s: %w", c.TokenFile, err)
+	}
+	return t, nil
+}
+
+// southboundTLS returns what switches are spoken to with: nil is plain TCP. Switches
+// must show a certificate of the configured authority.
+func (c Config) southboundTLS() (*tls.Config, error) {
+	if c.TLSCert == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("tls-cert: %w", err)
+	}
+	pem, err := os.ReadFile(c.TLSCA)
+	if err != nil {
+		return nil, fmt.Errorf("tls-ca: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("tls-ca: there is no certificate in %s", c.TLSCA)
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{cert},
+		ClientCAs:    pool,
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		MinVersion:   tls.VersionTLS12,
+	}, nil
+}
+
+// listenHTTP opens the REST API's listener, with TLS when that is configured.
+func (c Config) listenHTTP(ctx context.Context) (net.Listener, error) {
+	var conf *tls.Config
+	if c.HTTPTLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(c.HTTPTLSCert, c.HTTPTLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("http-tls-cert: %w", err)
+		}
+		conf = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", c.HTTP)
+	if err != nil {
+		return nil, err
+	}
+	if conf != nil {
+		l = tls.NewListener(l, conf)
+	}
+	return l, nil
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/apps/discovery"
+	"github.com/fairlead/fairlead/apps/forwarding"
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/store"
+	"github.com/fairlead/fairlead/northbound"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// serve runs the controller until ctx ends. The switches are left as they are.
+func serve(ctx context.Context, cfg Config) (err error) {
+	log := cfg.logger(os.Stderr)
+	tokens, err := cfg.tokens()
+	if err != nil {
+		return err
+	}
+	conf, err := cfg.southboundTLS()
+	if err != nil {
+		return err
+	}
+	db, err := store.Open(cfg.Data, store.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	// All that is stored is read before a switch may connect: nothing is written to
+	// switches from less than the whole desired state.
+	state := state{db}
+	graph := topology.New(topology.Options{})
+	saved, err := state.topology()
+	if err != nil {
+		return err
+	}
+	if err := discovery.Restore(graph, saved, time.Now()); err != nil {
+		log.Warn("the network has to be discovered anew", "error", err)
+	}
+	var core *controller.Controller
+	intents := balancer.NewIntents(db, time.Now, func(c balancer.Change) {
+		// An error means that the core has stopped; the next start reads the intent.
+		_ = core.Post(context.Background(), c)
+	})
+	records, err := intents.All(ctx)
+	if err != nil {
+		return err
+	}
+	vips := balancer.NewApp(records, intents.SaveOwners)
+	stage, err := parseStage(cfg.Stage)
+	if err != nil {
+		return err
+	}
+	core, err = controller.New(ctx, controller.Options{
+		Store: state, Graph: graph, DefaultStage: stage, Log: log,
+		Apps: []controller.App{
+			discovery.New(lldpKey(db), rand.Reader, state.saveTopology),
+			forwarding.New(graph),
+			vips,
+		},
+	})
+	if err != nil {
+		return err
+	}
+
+	openflow, err := net.Listen("tcp", cfg.OpenFlow)
+	if err != nil {
+		return fmt.Errorf("openflow: %w", err)
+	}
+	defer openflow.Close()
+	if conf != nil {
+		openflow = tls.NewListener(openflow, conf)
+	}
+	http, err := cfg.listenHTTP(ctx)
+	if err != nil {
+		return fmt.Errorf("http: %w", err)
+	}
+	defer http.Close()
+	api := northbound.New(northbound.Options{
+		VIPs:    balancer.NewService(intents, vips, core),
+		Network: network{core},
+		Events:  events{core},
+		Tokens:  tokens,
+		Log:     log,
+		Version: programVersion(),
+	})
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return core.Run(ctx, openflow) })
+	g.Go(func() error { return api.Run(ctx, http) })
+	log.Info("ready", slog.String("openflow", openflow.Addr().String()), slog.Bool("tls", conf != nil),
+		slog.String("http", http.Addr().String()), slog.Int("vips", len(records)), slog.String("stage", cfg.Stage))
+	return g.Wait()
+}
+
+func lldpKey(db *store.Store) []byte {
+	key := db.LLDPKey()
+	return key[:]
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/store"
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// Buckets and keys of what the controller itself stores.
+const (
+	switchesBucket   = "switches" // dpid, 16 hex digits → switchState
+	controllerBucket = "controller"
+	termKey          = "term"
+	topologyKey      = "topology"
+)
+
+// state is the controller's own part of the store (controller.Store), and the
+// network as last seen.
+type state struct{ db *store.Store }
+
+// switchState is what is stored of a switch.
+type switchState struct {
+	Stage controller.Stage `json:"stage"`
+}
+
+// Stages implements controller.Store.
+func (s state) Stages(context.Context) (map[ofproto.DPID]controller.Stage, error) {
+	stages := map[ofproto.DPID]controller.Stage{}
+	var bad error
+	err := s.db.View(func(tx *store.Tx) error {
+		tx.Range(switchesBucket, "", "", func(key string, value []byte) bool {
+			dpid, err := strconv.ParseUint(key, 16, 64)
+			var st switchState
+			if err == nil {
+				err = json.Unmarshal(value, &st)
+			}
+			if err != nil {
+				bad = fmt.Errorf("stored switch %q: %w", key, err)
+				return false
+			}
+			stages[ofproto.DPID(dpid)] = st.Stage
+			return true
+		})
+		return bad
+	})
+	return stages, err
+}
+
+// SetStage implements controller.Store.
+func (s state) SetStage(ctx context.Context, dpid ofproto.DPID, stage controller.Stage) error {
+	value, err := json.Marshal(switchState{Stage: stage})
+	if err != nil {
+		return err
+	}
+	return s.db.Update(ctx, func(tx *store.Tx) error { return tx.Put(switchesBucket, dpid.String(), value) })
+}
+
+// NextTerm implements controller.Store.
+func (s state) NextTerm(ctx context.Context, least uint64) (term uint64, err error) {
+	err = s.db.Update(ctx, func(tx *store.Tx) error {
+		if v := tx.Get(controllerBucket, termKey); v != nil {
+			if term, err = strconv.ParseUint(string(v), 10, 64); err != nil {
+				return fmt.Errorf("stored term %q: %w", v, err)
+			}
+		}
+		term = max(term+1, least)
+		return tx.Put(controllerBucket, termKey, strconv.AppendUint(nil, term, 10))
+	})
+	return term, err
+}
+
+func (s state) topology() (saved []byte, err error) {
+	err = s.db.View(func(tx *store.Tx) error {
+		saved = bytes.Clone(tx.Get(controllerBucket, topologyKey))
+		return nil
+	})
+	return saved, err
+}
+
+func (s state) saveTopology(ctx context.Context, b []byte) error {
+	return s.db.Update(ctx, func(tx *store.Tx) error { return tx.Put(controllerBucket, topologyKey, b) })
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/northbound"
+)
+
+func switchCommand() *cobra.Command {
+	return group("switch", "Switches", switchList(), switchGet(), switchStage(), switchFlows(), switchGroups())
+}
+
+// switchPath checks a DPID: up to 16 hex digits.
+func switchPath(dpid string) (string, error) {
+	full := dpid
+	if len(dpid) > 0 && len(dpid) < 16 {
+		full = strings.Repeat("0", 16-len(dpid)) + dpid
+	}
+	d, err := northbound.ParseDPID(full)
+	if err != nil {
+		return "", fmt.Errorf("dpid: %q is not up to 16 hex digits", dpid)
+	}
+	return "/v1/switches/" + d.String(), nil
+}
+
+func switchList() *cobra.Command {
+	return clientCommand(&cobra.Command{Use: "list", Short: "List the switches", Args: cobra.NoArgs}, outputs,
+		func(c *client, _ []string) error {
+			page, err := c.list("/v1/switches")
+			if err != nil {
+				return err
+			}
+			list, err := decodeItems[northbound.SwitchView](c, page)
+			if err != nil {
+				return err
+			}
+			return c.printPage(page, func(w *tabwriter.Writer) error { return switchTable(w, list...) })
+		})
+}
+
+func switchTable(w *tabwriter.Writer, list ...northbound.SwitchView) error {
+	row(w, "DPID", "STATE", "ROLE", "STAGE", "ADDRESS", "PORTS", "FLOWS", "GROUPS", "FAULTS", "SOFTWARE")
+	for _, s := range list {
+		row(w, s.DPID, s.Connection.State, s.Role, s.Stage, s.Connection.Address, s.Counts.Ports, s.Counts.Flows, s.Counts.Groups,
+			len(s.Faults), strings.TrimSpace(s.Description.Hardware+" "+s.Description.Software))
+	}
+	return nil
+}
+
+func switchGet() *cobra.Command {
+	return clientCommand(&cobra.Command{Use: "get DPID", Short: "Show a switch", Args: cobra.ExactArgs(1)}, outputs,
+		func(c *client, args []string) error {
+			path, err := switchPath(args[0])
+			if err != nil {
+				return err
+			}
+			a, err := c.get(path)
+			if err != nil {
+				return err
+			}
+			s, err := decode[northbound.SwitchView](c, a.body)
+			if err != nil {
+				return err
+			}
+			return c.print(a.body, func(w *tabwriter.Writer) error {
+				if err := switchTable(w, s); err != nil {
+					return err
+				}
+				gap(w)
+				row(w, "PORT", "NAME", "MAC", "UP", "KBPS")
+				for _, p := range s.Ports {
+					row(w, p.Port, p.Name, p.MAC, p.Up, p.SpeedKbps)
+				}
+				if len(s.Faults) > 0 {
+					gap(w)
+					row(w, "FAULT", "REASON")
+					for _, f := range s.Faults {
+						row(w, f.Object, f.Reason)
+					}
+				}
+				return nil
+			})
+		})
+}
+
+func switchStage() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "stage DPID STAGE", Short: "Move a switch to a stage: " + strings.Join(northbound.Stages, ", "), Args: cobra.ExactArgs(2),
+	}
+	wait := waitFlag(cmd)
+	return clientCommand(cmd, outputs, func(c *client, args []string) error {
+		path, err := switchPath(args[0])
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(northbound.Stages, args[1]) {
+			return fmt.Errorf("stage: %q is none of %s", args[1], strings.Join(northbound.Stages, ", "))
+		}
+		body, err := json.Marshal(map[string]string{"stage": args[1]})
+		if err != nil {
+			return err
+		}
+		a, err := c.do(call{method: http.MethodPut, path: path + "/stage", body: body, wait: *wait})
+		if err != nil {
+			return err
+		}
+		if c.output == "table" {
+			return c.done("switch %s in stage %s", args[0], args[1])
+		}
+		return c.print(a.body, nil)
+	})
+}
+
+func switchFlows() *cobra.Command {
+	return clientCommand(&cobra.Command{Use: "flows DPID", Short: "List the flows that a switch holds", Args: cobra.ExactArgs(1)}, outputs,
+		func(c *client, args []string) error {
+			path, err := switchPath(args[0])
+			if err != nil {
+				return err
+			}
+			page, err := c.list(path + "/flows")
+			if err != nil {
+				return err
+			}
+			flows, err := decodeItems[northbound.FlowView](c, page)
+			if err != nil {
+				return err
+			}
+			return c.printPage(page, func(w *tabwriter.Writer) error {
+				row(w, "TABLE", "PRIORITY", "OWNER", "PACKETS", "BYTES", "MATCH", "INSTRUCTIONS")
+				for _, f := range flows {
+					var match []string
+					for _, name := range slices.Sorted(maps.Keys(f.Match)) {
+						match = append(match, name+"="+f.Match[name])
+					}
+					row(w, f.Table, f.Priority, f.Owner, f.Packets, f.Bytes, strings.Join(match, ","), strings.Join(f.Instructions, " "))
+				}
+				return nil
+			})
+		})
+}
+
+func switchGroups() *cobra.Command {
+	return clientCommand(&cobra.Command{Use: "groups DPID", Short: "List the groups that a switch holds", Args: cobra.ExactArgs(1)}, outputs,
+		func(c *client, args []string) error {
+			path, err := switchPath(args[0])
+			if err != nil {
+				return err
+			}
+			page, err := c.list(path + "/groups")
+			if err != nil {
+				return err
+			}
+			groups, err := decodeItems[northbound.GroupView](c, page)
+			if err != nil {
+				return err
+			}
+			return c.printPage(page, func(w *tabwriter.Writer) error {
+				row(w, "ID", "TYPE", "OWNER", "PACKETS", "BYTES", "BUCKETS", "ACTIONS OF THE FIRST")
+				for _, g := range groups {
+					first := ""
+					if len(g.Buckets) > 0 {
+						first = strings.Join(g.Buckets[0].Actions, ",")
+					}
+					row(w, g.ID, g.Type, g.Owner, g.Packets, g.Bytes, len(g.Buckets), first)
+				}
+				return nil
+			})
+		})
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/northbound"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// network shows the controller to the REST API (northbound.Network).
+type network struct{ core *controller.Controller }
+
+func parseStage(s string) (stage controller.Stage, err error) {
+	err = stage.UnmarshalText([]byte(s))
+	return stage, err
+}
+
+func (n network) Switches(ctx context.Context) ([]northbound.SwitchView, error) {
+	var views []northbound.SwitchView
+	err := n.core.Known(ctx, func(c *controller.Context, sw *controller.Switch) {
+		views = append(views, switchView(c, sw))
+	})
+	return views, err
+}
+
+func (n network) Switch(ctx context.Context, dpid ofproto.DPID) (v northbound.SwitchView, err error) {
+	found := false
+	err = n.core.Known(ctx, func(c *controller.Context, sw *controller.Switch) {
+		if sw.DPID == dpid {
+			v, found = switchView(c, sw), true
+		}
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("switch %s: %w", dpid, northbound.ErrNotFound)
+	}
+	return v, err
+}
+
+func switchView(c *controller.Context, sw *controller.Switch) northbound.SwitchView {
+	k := sw.Capabilities
+	v := northbound.SwitchView{
+		DPID:       sw.DPID.String(),
+		Connection: northbound.ConnectionView{State: "disconnected", Since: sw.Since},
+		Stage:      sw.Stage.String(),
+		Description: northbound.DescriptionView{
+			Manufacturer: sw.Desc.Manufacturer, Hardware: sw.Desc.Hardware, Software: sw.Desc.Software,
+			Serial: sw.Desc.Serial, Datapath: sw.Desc.Datapath,
+		},
+		Capabilities: northbound.CapabilitiesView{
+			Tables: k.Tables, Bundles: k.Bundles, Nicira: k.Nicira, SelectGroups: k.Select,
+			FastFailover: k.FastFailover, GroupChaining: k.Chaining, MaxGroups: k.MaxGroups, MaxMeters: k.Meters,
+		},
+		Counts: northbound.CountsView{
+			Ports: len(sw.Ports), Flows: sw.Flows, Groups: sw.Groups, Foreign: sw.Foreign,
+			PacketIns: sw.PacketIns, PacketInsDropped: sw.PacketInsDropped,
+		},
+	}
+	if sw.Connected {
+		v.Connection.State, v.Role = "connected", sw.Role.String()
+		v.Connection.Address = sw.Remote.String()
+	}
+	for _, p := range sw.PortList() {
+		v.Ports = append(v.Ports, northbound.PortView{
+			Port: uint32(p.Port), Name: p.Name, MAC: p.HWAddr.String(), Up: p.Up(), SpeedKbps: p.CurrSpeed,
+		})
+	}
+	for object, reason := range sw.Faults {
+		v.Faults = append(v.Faults, northbound.FaultView{Object: object, Reason: reason})
+	}
+	snap := c.Graph.Snapshot()
+	for _, l := range snap.Links() {
+		if ofproto.DPID(l.A.DPID) == sw.DPID || ofproto.DPID(l.B.DPID) == sw.DPID {
+			v.Counts.Links++
+		}
+	}
+	for _, h := range snap.Hosts() {
+		if ofproto.DPID(h.Place.DPID) == sw.DPID {
+			v.Counts.Hosts++
+		}
+	}
+	return v
+}
+
+func (n network) SetStage(ctx context.Context, dpid ofproto.DPID, stage string) error {
+	s, err := parseStage(stage)
+	if err != nil {
+		return err
+	}
+	if _, err := n.Switch(ctx, dpid); err != nil {
+		return err
+	}
+	return n.core.SetStage(ctx, dpid, s)
+}
+
+func (n network) Settled(ctx context.Context, dpid ofproto.DPID) error {
+	return n.core.Settled(ctx, dpid)
+}
+
+func (n network) Flows(ctx context.Context, dpid ofproto.DPID) ([]northbound.FlowView, error) {
+	var views []northbound.FlowView
+	var bad error
+	err := n.core.Flows(ctx, dpid, func(f ofproto.FlowStats) {
+		owner := ""
+		if flowtable.OwnsCookie(f.Cookie) {
+			owner = controller.AppNames[flowtable.CookieApp(f.Cookie)]
+		}
+		v, err := northbound.NewFlowView(f, owner)
+		if err != nil {
+			bad = err
+			return
+		}
+		views = append(views, v)
+	})
+	return views, n.explain(ctx, dpid, errors.Join(err, bad))
+}
+
+func (n network) Groups(ctx context.Context, dpid ofproto.DPID) ([]northbound.GroupView, error) {
+	stats := map[ofproto.GroupID]ofproto.GroupStats{}
+	if err := n.core.GroupStats(ctx, dpid, func(g ofproto.GroupStats) { stats[g.Group] = g }); err != nil {
+		return nil, n.explain(ctx, dpid, err)
+	}
+	var views []northbound.GroupView
+	err := n.core.Groups(ctx, dpid, func(g ofproto.GroupDesc) {
+		owner := ""
+		if flowtable.OwnsGroup(g.Group) {
+			owner = "fairlead"
+		}
+		views = append(views, northbound.NewGroupView(g, stats[g.Group], owner))
+	})
+	return views, n.explain(ctx, dpid, err)
+}
+
+// explain tells a switch that is unknown from one that is not connected.
+func (n network) explain(ctx context.Context, dpid ofproto.DPID, err error) error {
+	if !errors.Is(err, controller.ErrNotConnected) {
+		return err
+	}
+	if _, err := n.Switch(ctx, dpid); err != nil {
+		return err
+	}
+	return fmt.Errorf("switch %s: %w", dpid, northbound.ErrNotConnected)
+}
+
+func (n network) Topology(ctx context.Context) (snap *topology.Snapshot, err error) {
+	err = n.core.Do(ctx, func(c *controller.Context) { snap = c.Graph.Snapshot() })
+	return snap, err
+}
+
+// events shows the controller's notices to the REST API (northbound.Events).
+type events struct{ core *controller.Controller }
+
+func (e events) Subscribe(buffer int) (<-chan northbound.Event, func()) {
+	notices, cancel := e.core.Subscribe(buffer)
+	ch := make(chan northbound.Event)
+	stop := make(chan struct{})
+	go func() {
+		defer close(ch)
+		for n := range notices {
+			select {
+			case ch <- northbound.Event{ID: n.ID, Type: northbound.EventType(n.Kind), Time: n.Time, Data: n.Data}:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	var once sync.Once
+	return ch, func() { once.Do(func() { cancel(); close(stop) }) }
+}
