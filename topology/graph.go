@@ -535,7 +535,7 @@ func (g *Graph) stateOf(e *edge, taken map[Place]bool) LinkState {
 func (g *Graph) forget(e *edge) {
 	delete(g.edges, ends{e.link.A, e.link.B})
 	for _, p := range []Place{e.link.A, e.link.B} {
-		es := slices.DeleteFunc(slices.Clone(g.at[p]), func(o *edge) bool { return o == e })
+		es := slices.DeleteFunc(g.at[p], func(o *edge) bool { return o == e })
 		if len(es) == 0 {
 			delete(g.at, p)
 			g.delay(p)

@@ -355,6 +355,12 @@ func play(t require.TestingT, o Options, program []byte) *Graph {
 	g, m, r := New(o), newModel(o), newMirror()
 	now := t0
 	var version uint64
+	kept := map[*Snapshot]string{}
+	defer func() {
+		for s, was := range kept {
+			require.Equal(t, was, render(s), "a snapshot changed")
+		}
+	}()
 	for len(program) >= 2 {
 		op, arg := program[0], program[1]
 		program = program[2:]
@@ -430,8 +436,23 @@ func play(t require.TestingT, o Options, program []byte) *Graph {
 		m.settle()
 		r.apply(t, evs)
 		compare(t, g, m, r, now)
+		if len(program)%32 < 2 {
+			kept[g.Snapshot()] = render(g.Snapshot())
+		}
 	}
 	return g
+}
+
+// render prints all that a snapshot holds, not what it has computed.
+func render(s *Snapshot) string {
+	var ips []string
+	for _, part := range s.byIP.parts {
+		for k, v := range part {
+			ips = append(ips, fmt.Sprint(k, v))
+		}
+	}
+	slices.Sort(ips)
+	return fmt.Sprint(s.version, s.switches, s.links, s.sortHosts(), ips)
 }
 
 func compare(t require.TestingT, g *Graph, m *model, r *mirror, now time.Time) {

@@ -165,7 +165,7 @@ func (s *scenario) show(words []string) (out []string, err error) {
 		}
 	case "links":
 		for _, l := range snap.Links() {
-			add("%v%s", l, l.trust())
+			add("%v%s seen=%v...%v", l, l.trust(), l.FirstSeen.Sub(t0), l.LastSeen.Sub(t0))
 		}
 	case "tree":
 		for _, sw := range snap.Switches() {
