@@ -51,10 +51,7 @@ func (f Field) canonical() (_ Field, ok bool) {
 	}
 	all, none := true, true
 	for i, m := range f.Mask {
-		want := byte(0xff)
-		if i == 0 && unused > 0 {
-			want >>= unused
-		}
+		want := byte(0xff) >> min(8, max(0, unused-8*i))
 		all = all && m&want == want
 		none = none && m&want == 0
 	}

@@ -547,7 +547,7 @@ func (p TableProperty) Tables() []Table {
 }
 
 // Types runs over the action types of a PropWriteActions or PropApplyActions, or
-// the instruction types of a PropInstructions. It stops at bytes that are none.
+// the instruction types of a PropInstructions.
 func (p TableProperty) Types() iter.Seq[uint16] {
 	return func(yield func(uint16) bool) {
 		for b := p.Body; len(b) >= 4; {
@@ -579,6 +579,28 @@ func (p TableProperty) Fields() iter.Seq2[FieldType, bool] {
 	}
 }
 
+// check refuses a list with an element that does not fit.
+func (p TableProperty) check() error {
+	switch p.Type &^ 1 {
+	case PropInstructions, PropWriteActions, PropApplyActions:
+		_, err := count("property", p.Body, 2, 4, 4)
+		return err
+	case PropMatch, PropWildcards, PropWriteSetField, PropApplySetField:
+		for off := 0; off < len(p.Body); off += 4 {
+			if len(p.Body)-off < 4 {
+				return fail("property", off, ErrTruncated)
+			}
+			if be.Uint16(p.Body[off:]) != classExperimenter {
+				continue
+			}
+			if off += 4; len(p.Body)-off < 4 {
+				return fail("property", off, ErrTruncated)
+			}
+		}
+	}
+	return nil
+}
+
 const tableFeaturesLen = 64 // before the properties
 
 // TableFeaturesOf reads the body of a MultipartTableFeatures reply.
@@ -597,7 +619,11 @@ func parseTableFeatures(b []byte) (TableFeatures, error) {
 		if err != nil {
 			return TableFeatures{}, within("table", off, err)
 		}
-		t.Properties = append(t.Properties, TableProperty{Type: TablePropertyType(be.Uint16(p)), Body: clip(p[4:])})
+		prop := TableProperty{Type: TablePropertyType(be.Uint16(p)), Body: clip(p[4:])}
+		if err := prop.check(); err != nil {
+			return TableFeatures{}, within("table", off+4, err)
+		}
+		t.Properties = append(t.Properties, prop)
 		off += roundUp8(len(p))
 	}
 	return t, nil
