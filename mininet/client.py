@@ -52,6 +52,10 @@ class Connection:
         self.sock.close()
 
 
+# Ports to connect from: below those that the kernel gives to the connections that stay open.
+PORTS = range(10000, 32000)
+
+
 def spread(address, ports):
     """Makes one request from each port; returns the member of each, None for failures."""
 
@@ -89,7 +93,7 @@ def session(address):
         command, *args = json.loads(line)
         if command == 'spread':
             count, seed = args
-            answer = spread(address, random.Random(seed).sample(range(10000, 60000), count))
+            answer = spread(address, random.Random(seed).sample(PORTS, count))
         elif command == 'open':
             kept = [Connection(address) for _ in range(args[0])]
             answer = [connection.member for connection in kept]
@@ -116,7 +120,7 @@ def main():
     if args.session:
         session(address)
         return
-    members = spread(address, random.sample(range(10000, 60000), args.n))
+    members = spread(address, random.sample(PORTS, args.n))
     for line in chart(Counter(member or 'none' for member in members)):
         print(line)
 

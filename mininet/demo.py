@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -238,12 +239,18 @@ class Demo:
         begin = time.monotonic()
         status, _ = self.fairlead.must(method, path, body)
         wait('the VIP is installed', lambda: self.fairlead.installed('web', len(self.net.switches)))
-        say(f'{method} {path}')
-        if body and len(body) > 2:
-            say(json.dumps(body))
+        say(f'curl -X {method} {REST}{path}' + (" -d '" if body else ''))
+        if body:
+            for line in textwrap.wrap(json.dumps(body) + "'", 92):
+                say('  ' + line)
         switches = 'the switch has' if len(self.net.switches) == 1 else f'all {len(self.net.switches)} switches have'
         say(f'=> {status}; {switches} it after {1000 * (time.monotonic() - begin):.0f} ms')
-        say()
+        self.settle()
+
+    @staticmethod
+    def settle():
+        """Open vSwitch brings its cached flows up to its tables some milliseconds after it acknowledged a change."""
+        subprocess.run(['ovs-appctl', 'revalidator/wait'], check=True)
 
     def run(self):
         names = [h.name for h in self.members]
@@ -265,7 +272,8 @@ class Demo:
         begin = time.monotonic()
         first = self.client('spread', count, 1)
         show_spread(names, first)
-        say(f'in {time.monotonic() - begin:.1f} s, balanced by the switch: the controller sees none of it')
+        say()
+        say(f'In {time.monotonic() - begin:.1f} s, balanced by the switches')
 
         gone = names[1]
         path = f'/v1/vips/web/listeners/tcp:80/members/{member[gone]["address"]}:8080'
@@ -273,10 +281,11 @@ class Demo:
         kept = self.client('open', 60)
         self.write('DELETE', path)
         now = self.client('ask')
+        say()
         for name in names:
             mine = [(old, new) for old, new in zip(kept, now) if old == name]
             broken = sum(1 for old, new in mine if new != old)
-            say(f'{name:>4} held {len(mine):>2} of 60: {broken:>2} broken' + (' (it was removed)' if name == gone else ''))
+            say(f'{name:>4} held {len(mine):>2} of 60: {broken:>2} broken' + (' (removed)' if name == gone else ''))
             if name != gone and broken:
                 raise DemoError(f'{broken} connections of {name}, which stays, broke')
             if name == gone and broken != len(mine):
@@ -284,8 +293,9 @@ class Demo:
         without = self.client('spread', count, 1)
         others = sum(1 for old in first if old != gone)
         say()
-        say(f'The same {count:,} connections again: {moved(first, without, gone)} of the others\' {others:,} changed their member')
+        say(f'The same {count:,} connections again:')
         show_spread(names, without)
+        say(f'{moved(first, without, gone)} of the {others:,} connections of the members that stay went to another')
         if moved(first, without, gone):
             raise DemoError('connections of members that stay have moved')
 
@@ -293,18 +303,20 @@ class Demo:
         self.write('PUT', path, member[gone])
         back = self.client('spread', count, 1)
         changed = moved(without, back)
-        say(f'{changed:,} of {count:,} connections changed their member: {100 * changed / count:.1f} %, ideal {100 / len(names):.1f} %')
+        say()
         show_spread(names, back)
+        say()
+        say(f'{100 * changed / count:.1f} % of the connections changed their member; ideal is {100 / len(names):.1f} %')
 
         dead = self.members[0]
         heading(f'6. The controller is killed (SIGKILL), and then {dead.name} loses its cable')
         self.fairlead.kill()
-        switch = dead.connectionsTo(self.net.switches[0]) and self.net.switches[0] or \
-            next(s for s in self.net.switches if dead.connectionsTo(s))
+        switch = next(s for s in self.net.switches if dead.connectionsTo(s))
         self.net.configLinkStatus(dead.name, switch.name, 'down')
         port = dead.connectionsTo(switch)[0][1].name
         wait('Open vSwitch sees it', lambda: 'down' in subprocess.run(
             ['ovs-vsctl', 'get', 'interface', port, 'link_state'], capture_output=True, text=True, check=True).stdout)
+        self.settle()
         sixty = self.client('spread', 60, 2)
         say(f'{60 - sixty.count(None)} of 60 requests served, by ' + ', '.join(sorted(set(filter(None, sixty)))) + ': the switch fails over by itself')
         if None in sixty:
@@ -318,8 +330,8 @@ class Demo:
         show_spread(names, again)
         say(f'{moved(back, again)} of {count:,} connections changed their member')
 
-        heading('Done.')
-        say('curl, fairlead vip list and the tour in README.md show more.')
+        say()
+        say('Done. --help tells of other networks and of --cli; README.md goes on from here.')
 
 
 def main():

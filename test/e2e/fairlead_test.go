@@ -120,8 +120,10 @@ func (c *controller) ready() {
 	c.wait("all switches are connected", func() bool {
 		var list struct {
 			Items []struct {
-				DPID      string `json:"dpid"`
-				Connected any    `json:"connected"`
+				DPID       string `json:"dpid"`
+				Connection struct {
+					State string `json:"state"`
+				} `json:"connection"`
 			} `json:"items"`
 		}
 		if c.rest("GET", "/v1/switches", nil, &list) != http.StatusOK {
@@ -129,7 +131,7 @@ func (c *controller) ready() {
 		}
 		connected := map[string]bool{}
 		for _, s := range list.Items {
-			connected[s.DPID] = s.Connected == true
+			connected[s.DPID] = s.Connection.State == "connected"
 		}
 		for _, dpid := range c.lab.switches() {
 			if !connected[dpid] {

@@ -141,14 +141,15 @@ func (h *host) request(src, dst netip.AddrPort) (string, error) {
 	return s.member, nil
 }
 
-// sources returns n different sources of the host, random but the same for a seed.
+// sources returns n different sources of the host, random but the same for a
+// seed. Their ports are below those that the kernel gives to other connections.
 func (h *host) sources(n int, seed uint64) []netip.AddrPort {
 	random := rand.New(rand.NewPCG(seed, 0))
 	addrs := append([]netip.Addr{h.addr}, h.more...)
 	seen := map[netip.AddrPort]bool{}
 	list := make([]netip.AddrPort, 0, n)
 	for len(list) < n {
-		s := netip.AddrPortFrom(addrs[random.IntN(len(addrs))], uint16(10000+random.IntN(50000)))
+		s := netip.AddrPortFrom(addrs[random.IntN(len(addrs))], uint16(10000+random.IntN(22000)))
 		if !seen[s] {
 			seen[s] = true
 			list = append(list, s)
