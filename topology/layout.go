@@ -17,6 +17,7 @@ const (
 	pictureWidth  = 1500.0 // components wrap beyond
 	chipsPerCard  = 8
 	cardsPerLayer = 12
+	circleCards   = 16
 )
 
 // side is where the hosts of a card are.
@@ -106,17 +107,26 @@ func layout(near [][]int, rows []int, groups [][]int) (cards []card, width, heig
 	return cards, width, height
 }
 
-// layoutComponent chooses how to place one component: a ring on a circle, a
-// tree or tiers above the hosts in layers, anything else on a circle again.
+// layoutComponent chooses how to place one component: a line as a line, a ring
+// on a circle, a tree or tiers above the hosts in layers; anything else on a
+// circle while it is small.
 func layoutComponent(cards []card, near [][]int, group []int) {
-	degrees := 0
-	ring := len(group) > 2
+	degrees, most, least, end := 0, 0, math.MaxInt, group[0]
 	for _, i := range group {
-		degrees += len(near[i])
-		ring = ring && len(near[i]) == 2
+		n := len(near[i])
+		degrees += n
+		most = max(most, n)
+		if n < least {
+			least, end = n, i
+		}
 	}
-	if ring {
-		layoutCircle(cards, near, group)
+	tree := degrees == 2*(len(group)-1)
+	switch {
+	case tree && most <= 2:
+		layoutLine(cards, walk(near, end))
+		return
+	case most == 2 && least == 2:
+		layoutCircle(cards, walk(near, group[0]))
 		return
 	}
 	var hosts []int
@@ -125,7 +135,6 @@ func layoutComponent(cards []card, near [][]int, group []int) {
 			hosts = append(hosts, i)
 		}
 	}
-	tree := degrees == 2*(len(group)-1)
 	if len(hosts) > 0 && len(hosts) < len(group) {
 		depth := depths(near, hosts)
 		flat, top := 0, 0
@@ -145,11 +154,11 @@ func layoutComponent(cards []card, near [][]int, group []int) {
 			return
 		}
 	}
-	if tree {
+	if tree || len(group) > circleCards {
 		layoutLayers(cards, near, group, depths(near, []int{centre(near, group)}))
 		return
 	}
-	layoutCircle(cards, near, group)
+	layoutCircle(cards, walk(near, group[0]))
 }
 
 // depths returns the distance of every switch from the nearest of some.
@@ -173,7 +182,7 @@ func depths(near [][]int, from []int) []int {
 	return d
 }
 
-// centre returns the first switch of a tree from which the others are nearest.
+// centre returns the first switch of a component from which the others are nearest.
 func centre(near [][]int, group []int) int {
 	best, reach := group[0], math.MaxInt
 	for _, i := range group {
@@ -198,13 +207,19 @@ func layoutLayers(cards []card, near [][]int, group []int, depth []int) {
 			layers = append(layers, nil)
 		}
 		layers[depth[i]] = append(layers[depth[i]], i)
-		cards[i].side = below
 	}
-	place := func(layer []int) {
-		for k, i := range layer {
-			cards[i].x = (float64(k) - float64(len(layer)-1)/2) * (cardW + cardGap)
+	// Hosts are where links are not: above the first layer, below the last.
+	for _, i := range group {
+		switch depth[i] {
+		case len(layers) - 1:
+			cards[i].side = below
+		case 0:
+			cards[i].side = above
+		default:
+			cards[i].side = rightOf
 		}
 	}
+	place := func(layer []int) { placeRow(cards, layer) }
 	order := func(layer []int, other int) {
 		mean := map[int]float64{}
 		for _, i := range layer {
@@ -246,44 +261,81 @@ func layoutLayers(cards []card, near [][]int, group []int, depth []int) {
 	for _, layer := range layers {
 		for row := range slices.Chunk(layer, cardsPerLayer) {
 			place(row)
-			tall := 0.0
-			for _, i := range row {
-				cards[i].y = y
-				tall = math.Max(tall, cards[i].stack())
-			}
-			y += cardH + tall + layerGap
+			y = stackRow(cards, row, y)
 		}
 	}
 }
 
-// layoutCircle places switches on a circle in the order of a walk that goes on
-// to a neighbour where it can.
-func layoutCircle(cards []card, near [][]int, group []int) {
-	var walk []int
-	seen := map[int]bool{}
-	var visit func(int)
-	visit = func(i int) {
-		seen[i] = true
-		walk = append(walk, i)
-		for _, j := range near[i] {
-			if !seen[j] {
-				visit(j)
-			}
-		}
+// layoutLine places switches side by side.
+func layoutLine(cards []card, order []int) {
+	y := 0.0
+	for row := range slices.Chunk(order, cardsPerLayer) {
+		placeRow(cards, row)
+		y = stackRow(cards, row, y)
 	}
-	visit(group[0])
-	n := float64(len(walk))
+}
+
+// placeRow places cards side by side around x = 0.
+func placeRow(cards []card, row []int) {
+	x := 0.0
+	for _, i := range row {
+		cards[i].x = 0
+		b := cards[i].bounds()
+		cards[i].x = x - b.x0
+		x += b.x1 - b.x0 + cardGap
+	}
+	for _, i := range row {
+		cards[i].x -= (x - cardGap) / 2
+	}
+}
+
+// stackRow places a row below y and returns where the next may begin.
+func stackRow(cards []card, row []int, y float64) float64 {
+	var up, down float64
+	for _, i := range row {
+		cards[i].y = 0
+		b := cards[i].bounds()
+		up, down = math.Max(up, -b.y0), math.Max(down, b.y1)
+	}
+	for _, i := range row {
+		cards[i].y = y + up
+	}
+	return y + up + down + layerGap
+}
+
+// walk returns the switches of a component in an order that goes on to a
+// neighbour where it can.
+func walk(near [][]int, from int) []int {
+	order, seen := []int{from}, map[int]bool{from: true}
+	for stack := []int{from}; len(stack) > 0; {
+		top := stack[len(stack)-1]
+		next := slices.IndexFunc(near[top], func(j int) bool { return !seen[j] })
+		if next < 0 {
+			stack = stack[:len(stack)-1]
+			continue
+		}
+		j := near[top][next]
+		seen[j] = true
+		order = append(order, j)
+		stack = append(stack, j)
+	}
+	return order
+}
+
+// layoutCircle places switches on a circle.
+func layoutCircle(cards []card, order []int) {
+	n := float64(len(order))
 	need := cardW + cardGap
-	for _, i := range walk {
-		if len(walk) > 6 {
+	for _, i := range order {
+		if len(order) > 6 {
 			need = math.Max(need, cards[i].stack()+chipGap)
 		}
 	}
 	radius := 0.0
-	if len(walk) > 1 {
+	if len(order) > 1 {
 		radius = math.Max(120, need/(2*math.Sin(math.Pi/n)))
 	}
-	for k, i := range walk {
+	for k, i := range order {
 		// Half a step off the top: a ring of four is a square, not a diamond.
 		angle := -math.Pi/2 - math.Pi/n + 2*math.Pi*float64(k)/n
 		sin, cos := math.Sincos(angle)
@@ -292,7 +344,7 @@ func layoutCircle(cards []card, near [][]int, group []int) {
 		switch {
 		case sin < -0.7:
 			c.side = above
-		case sin > 0.7 || len(walk) == 1:
+		case sin > 0.7 || len(order) == 1:
 			c.side = below
 		case cos < 0:
 			c.side = leftOf

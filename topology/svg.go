@@ -153,14 +153,14 @@ func (d *drawing) draw() {
 	dx := (width - d.width) / 2
 	for i := range d.cards {
 		d.cards[i].x += dx
-		d.cards[i].y += y + 16
+		d.cards[i].y += y + 30
 	}
 	d.b.Reset()
 	d.drawLinks()
 	for i := range d.cards {
 		d.drawCard(i)
 	}
-	y += d.height + 44
+	y += d.height + 58
 	y = d.drawLegend(width, y)
 	body.WriteString(d.b.String())
 
