@@ -78,6 +78,7 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	if added {
 		evicted, ok := h.makeRoom(g.options.MaxHosts)
 		if !ok {
+			g.touched = true
 			return nil
 		}
 		evs = append(evs, evicted...)

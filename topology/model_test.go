@@ -436,7 +436,7 @@ func play(t require.TestingT, o Options, program []byte) *Graph {
 		m.settle()
 		r.apply(t, evs)
 		compare(t, g, m, r, now)
-		if len(program)%32 < 2 {
+		if len(program)%64 < 2 {
 			kept[g.Snapshot()] = render(g.Snapshot())
 		}
 	}
