@@ -222,7 +222,8 @@ class Demo:
         self.net.start()
         self.members = [h for h in self.net.hosts if h.role == 'member']
         switches, links = len(self.net.switches), len([l for l in topo.links() if all(topo.isSwitch(n) for n in l)])
-        wait('all switches are connected', lambda: [s.get('connected') for s in self.fairlead.items('/v1/switches')].count(True) == switches)
+        wait('all switches are connected', lambda: [
+            s['connection']['state'] for s in self.fairlead.items('/v1/switches')].count('connected') == switches)
         wait('all links are found', lambda: len(self.fairlead.items('/v1/links')) in (links, 2 * links))
         self.client = Client(self.net.get('h1'))
 
