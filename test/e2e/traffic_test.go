@@ -165,44 +165,51 @@ type placement map[netip.AddrPort]string
 // 32 at a time. All must succeed.
 func (h *host) requests(dst netip.AddrPort, sources []netip.AddrPort) placement {
 	h.t.Helper()
-	p := placement{}
-	var failed []string
-	var mu sync.Mutex
-	h.each(sources, func(src netip.AddrPort) {
-		member, err := h.request(src, dst)
-		mu.Lock()
-		defer mu.Unlock()
-		if err != nil {
-			failed = append(failed, err.Error())
-			return
-		}
-		p[src] = member
-	})
-	if len(failed) > 0 {
-		h.t.Fatalf("%d of %d requests failed, as in: %s", len(failed), len(sources), failed[0])
-	}
-	return p
+	return h.all(h.attempts(h.request, dst, sources))
 }
 
 // datagrams sends one datagram from each source and returns who answered. A
-// datagram is sent again after 200 ms, five times at most.
+// datagram is sent again after 200 ms, five times at most. All must be answered.
 func (h *host) datagrams(dst netip.AddrPort, sources []netip.AddrPort) placement {
 	h.t.Helper()
+	return h.all(h.attempts(h.datagram, dst, sources))
+}
+
+// attempts calls one for each source, 32 at a time, and returns the member of each
+// that was served and the errors of the others.
+func (h *host) attempts(one func(src, dst netip.AddrPort) (string, error), dst netip.AddrPort, sources []netip.AddrPort) (placement, []error) {
 	p := placement{}
-	var failed []string
+	var failed []error
 	var mu sync.Mutex
-	h.each(sources, func(src netip.AddrPort) {
-		member, err := h.datagram(src, dst)
-		mu.Lock()
-		defer mu.Unlock()
-		if err != nil {
-			failed = append(failed, err.Error())
-			return
-		}
-		p[src] = member
-	})
+	var wg sync.WaitGroup
+	queue := make(chan netip.AddrPort)
+	for range 32 {
+		wg.Go(func() {
+			for src := range queue {
+				member, err := one(src, dst)
+				mu.Lock()
+				if err != nil {
+					failed = append(failed, fmt.Errorf("from %s: %w", src, err))
+				} else {
+					p[src] = member
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, src := range sources {
+		queue <- src
+	}
+	close(queue)
+	wg.Wait()
+	return p, failed
+}
+
+// all fails the test when an attempt failed.
+func (h *host) all(p placement, failed []error) placement {
+	h.t.Helper()
 	if len(failed) > 0 {
-		h.t.Fatalf("%d of %d datagrams unanswered, as in: %s", len(failed), len(sources), failed[0])
+		h.t.Fatalf("%d of %d failed: %v", len(failed), len(failed)+len(p), errors.Join(failed[:min(5, len(failed))]...))
 	}
 	return p
 }
@@ -230,24 +237,6 @@ func (h *host) datagram(src, dst netip.AddrPort) (string, error) {
 		return string(b[1:n]), nil
 	}
 	return "", err
-}
-
-// each calls f for all sources, 32 at a time.
-func (h *host) each(sources []netip.AddrPort, f func(netip.AddrPort)) {
-	var wg sync.WaitGroup
-	queue := make(chan netip.AddrPort)
-	for range 32 {
-		wg.Go(func() {
-			for src := range queue {
-				f(src)
-			}
-		})
-	}
-	for _, src := range sources {
-		queue <- src
-	}
-	close(queue)
-	wg.Wait()
 }
 
 // counts returns the number of sources of each member.
