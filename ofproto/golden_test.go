@@ -82,18 +82,18 @@ var goldens = []golden{
 	},
 	{
 		name: "error",
-		msg:  &Error{Type: ErrorFlowModFailed, Code: CodeTableFull, Data: []byte{4, 14, 0, 8, 0, 0, 0, 9}},
+		msg:  &Error{Type: ErrorFlowModFailed, Code: CodeTableFull, Data: []byte{4, 20, 0, 8, 0, 0, 0, 9}},
 		bytes: `04 01 0014 01020304
 			0005 0001
-			040e000800000009`,
+			0414000800000009`,
 		print: "OFPFMFC_TABLE_FULL",
 	},
 	{
 		name: "error of an experimenter",
-		msg:  &Error{Type: ErrorExperimenter, Code: 2304, Experimenter: ExperimenterONF, Data: []byte{4, 4, 0, 8, 0, 0, 0, 9}},
+		msg:  &Error{Type: ErrorExperimenter, Code: 2304, Experimenter: ExperimenterONF, Data: []byte{4, 20, 0, 8, 0, 0, 0, 9}},
 		bytes: `04 01 0018 01020304
 			ffff 0900 4f4e4600
-			0404000800000009`,
+			0414000800000009`,
 		print: "OFPBFC_BUNDLE_CLOSED",
 	},
 	{
@@ -245,7 +245,7 @@ var goldens = []golden{
 			ff 03 0000 0000 0000
 			ffffffff 00000005 00000006 001c 0000
 			0001 0004 00000000`,
-		print: "DEL table:255 priority=0 cookie:0x1/0xff out_port:5 out_group:6 reset_counts no_packet_counts no_byte_counts actions=drop",
+		print: "DEL table:255 priority=0 cookie:0x1/0xff out_port:5 reset_counts no_packet_counts no_byte_counts actions=drop",
 	},
 	{
 		name: "flow-mod with every instruction",
@@ -269,16 +269,15 @@ var goldens = []golden{
 		print: "actions=meter:9,clear_actions,write_actions(IN_PORT),write_metadata:0x1100/0xff00,goto_table:200",
 	},
 	{
-		name: "flow-mod with every action",
-		msg: flowMod(nil, ApplyActions{Actions: []Action{
+		name: "flow-mod with the actions of VLAN and IP",
+		msg: flowMod(NewMatch(EthType(EthTypeIPv4), VLANNone()), ApplyActions{Actions: []Action{
 			PushVLAN{EthType: EthTypeVLAN}, SetField{Field: VLANVID(5)}, PopVLAN{},
 			DecNWTTL{}, SetNWTTL{TTL: 64}, SetQueue{Queue: 3},
 			Group{ID: 1}, OutputPort(PortNormal), ToController(),
-			PushMPLS{EthType: 0x8847}, SetMPLSTTL{TTL: 9}, DecMPLSTTL{}, PopMPLS{EthType: EthTypeIPv4},
 		}}),
-		bytes: `04 0e 00c0 01020304` + flowModHead + `
-			0001 0004 00000000
-			0004 0088 00000000
+		bytes: `04 0e 00a8 01020304` + flowModHead + `
+			0001 0010 80000a02 0800 80000c02 0000
+			0004 0068 00000000
 				0011 0008 8100 0000
 				0019 0010 80000c02 1005 000000000000
 				0012 0008 00000000
@@ -287,11 +286,22 @@ var goldens = []golden{
 				0015 0008 00000003
 				0016 0008 00000001
 				0000 0010 fffffffa 0000 000000000000
-				0000 0010 fffffffd ffff 000000000000
-				0013 0008 8847 0000
+				0000 0010 fffffffd ffff 000000000000`,
+		print: "ip,vlan_tci=0x0000/0x1fff actions=push_vlan:0x8100,set_field:4101->vlan_vid,pop_vlan,dec_ttl,mod_nw_ttl:64,set_queue:3,group:1,NORMAL,CONTROLLER:65535",
+	},
+	{
+		name: "flow-mod with the actions of MPLS",
+		msg: flowMod(NewMatch(EthType(0x8847)), ApplyActions{Actions: []Action{
+			SetMPLSTTL{TTL: 9}, DecMPLSTTL{}, PushMPLS{EthType: 0x8847}, PopMPLS{EthType: EthTypeIPv4},
+		}}),
+		bytes: `04 0e 0068 01020304` + flowModHead + `
+			0001 000a 80000a02 8847 000000000000
+			0004 0028 00000000
 				000f 0008 09 000000
 				0010 0008 00000000
+				0013 0008 8847 0000
 				0014 0008 0800 0000`,
+		print: "mpls actions=set_mpls_ttl(9),dec_mpls_ttl,push_mpls:0x8847,pop_mpls:0x0800",
 	},
 	{
 		name: "flow-mod with the actions that Open vSwitch has not",
@@ -367,7 +377,7 @@ var goldens = []golden{
 				80001f04 0002 0006
 				80002002 0035
 				00`,
-		print: "udp,vlan_tci=0x1000/0x1000,nw_src=0.0.0.1/0.0.0.3,nw_dst=192.0.2.0/24,nw_ecn=1|tp_src=0x2/0x6,tp_dst=53",
+		print: "udp,vlan_tci=0x1000/0x1000,nw_src=0.0.0.1/0.0.0.3,nw_dst=192.0.2.0/24,nw_tos=40,nw_ecn=1,tp_src=0x2/0x6,tp_dst=53",
 	},
 	{
 		name: "flow-mod with fields of ICMP",
@@ -523,7 +533,7 @@ var goldens = []golden{
 			0018 0001 ffffffff 46000002 00000000
 				0016 0008 46000002
 			0010 0002 ffffffff ffffffff 00000000`,
-		print: "ADD group_id=1174405121,type=select,bucket=weight:1,watch_group:1174405122,actions=group:1174405122,bucket=weight:2,actions=drop",
+		print: "ADD group_id=1174405121,type=select,bucket=watch_group:1174405122,actions=group:1174405122,bucket=weight:2,actions=drop",
 	},
 	{
 		name: "group-mod fast failover",
@@ -668,7 +678,7 @@ var goldens = []golden{
 			02 000000 00000003 00000004 00000000
 			0000000000000005 00000000000000ff
 			0001 000c 80000004 00000001 00000000`,
-		print: "OFPST_FLOW request (OF1.3) (xid=0x1020304): table=2,cookie=0x5/0xff,out_port=3,out_group=4 in_port=1",
+		print: "OFPST_FLOW request (OF1.3) (xid=0x1020304): table=2 out_port=3 in_port=1",
 	},
 	{
 		name: "multipart request aggregate",
@@ -695,7 +705,7 @@ var goldens = []golden{
 		name:  "multipart request queue",
 		msg:   &MultipartRequest{Type: MultipartQueue, Body: QueueStatsRequest{Port: 2, Queue: 0xffffffff}},
 		bytes: `04 12 0018 01020304 0005 0000 00000000 00000002 ffffffff`,
-		print: "OFPST_QUEUE request (OF1.3) (xid=0x1020304):port=2 queue=ALL",
+		print: "OFPST_QUEUE request (OF1.3) (xid=0x1020304): port=2 queue=ALL",
 	},
 	{
 		name:  "multipart request group",
@@ -1054,12 +1064,12 @@ func TestNestedLengths(t *testing.T) {
 		{"multipart request flow", 50, 2, "match"},
 		{"multipart request that sets table features", 16, 2, "table"},
 		{"multipart request that sets table features", 82, 2, "property"},
-		{"flow-mod with Nicira's actions", 74, 2, "instruction"},
-		{"flow-mod with Nicira's actions", 82, 2, "move"},
-		{"flow-mod with connection tracking", 82, 2, "ct"},
-		{"flow-mod with connection tracking", 106, 2, "nat"},
-		{"flow-mod with connection tracking", 122, 2, "second ct"},
-		{"flow-mod with connection tracking", 146, 2, "nat with addresses"},
+		{"flow-mod with Nicira's actions", 66, 2, "instruction"},
+		{"flow-mod with Nicira's actions", 74, 2, "move"},
+		{"flow-mod with connection tracking", 74, 2, "ct"},
+		{"flow-mod with connection tracking", 98, 2, "nat"},
+		{"flow-mod with connection tracking", 114, 2, "second ct"},
+		{"flow-mod with connection tracking", 138, 2, "nat with addresses"},
 	} {
 		var frame []byte
 		for _, g := range goldens {

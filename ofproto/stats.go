@@ -583,7 +583,7 @@ func (p TableProperty) Fields() iter.Seq2[FieldType, bool] {
 func (p TableProperty) check() error {
 	switch p.Type &^ 1 {
 	case PropInstructions, PropWriteActions, PropApplyActions:
-		_, err := count("property", p.Body, 2, 4, 4)
+		_, err := count("property", p.Body, 2, 4, 1)
 		return err
 	case PropMatch, PropWildcards, PropWriteSetField, PropApplySetField:
 		for off := 0; off < len(p.Body); off += 4 {
