@@ -1,0 +1,279 @@
+package simswitch
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
+)
+
+// Place is one port of one switch of a network.
+type Place struct {
+	DPID ofproto.DPID
+	Port ofproto.Port
+}
+
+// Host is an end station. It answers ARP for its address, and else what Answer says.
+type Host struct {
+	Name string
+	MAC  packet.MAC
+	IP   netip.Addr
+	At   Place // several hosts at one port are behind a hub
+	// Mute: it answers nothing by itself.
+	Mute bool
+	// Answer returns the frames with which the host answers one that is addressed to
+	// it; may be nil.
+	Answer func(f packet.Frame) [][]byte
+
+	seen [][]byte
+}
+
+// AddrPort is a transport address of the host.
+func (h *Host) AddrPort(port uint16) netip.AddrPort { return netip.AddrPortFrom(h.IP, port) }
+
+// Network joins switches and hosts by cables that neither delay nor lose. It is
+// safe for concurrent use.
+type Network struct {
+	mu       sync.Mutex
+	switches map[ofproto.DPID]*Switch
+	links    map[Place]Place
+	cut      map[Place]bool
+	hosts    map[string]*Host
+	at       map[Place][]*Host
+	storm    bool
+}
+
+// hopsMost is how many frames may come of one before it counts as a storm.
+const hopsMost = 20000
+
+// NewNetwork returns an empty network.
+func NewNetwork() *Network {
+	return &Network{
+		switches: map[ofproto.DPID]*Switch{}, links: map[Place]Place{}, cut: map[Place]bool{},
+		hosts: map[string]*Host{}, at: map[Place][]*Host{},
+	}
+}
+
+// AddSwitch adds a switch. Ports come with links and hosts.
+func (n *Network) AddSwitch(o Options) *Switch {
+	s := New(o)
+	s.transmit = func(out []Output) { n.walk(o.DPID, out) }
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.switches[o.DPID] = s
+	return s
+}
+
+// Switch returns a switch of the network.
+func (n *Network) Switch(dpid ofproto.DPID) *Switch { return n.switches[dpid] }
+
+// Switches returns all switches by datapath id.
+func (n *Network) Switches() []*Switch {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []*Switch
+	for _, s := range n.switches {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b *Switch) int { return int(a.o.DPID) - int(b.o.DPID) })
+	return all
+}
+
+// Link plugs a cable between two ports, which come up.
+func (n *Network) Link(a, b Place) {
+	n.mu.Lock()
+	n.links[a], n.links[b] = b, a
+	n.mu.Unlock()
+	n.switches[a.DPID].SetPort(a.Port, true)
+	n.switches[b.DPID].SetPort(b.Port, true)
+}
+
+// SetLink takes the ports at both ends of the cable at a down, or up again.
+func (n *Network) SetLink(a Place, up bool) {
+	n.mu.Lock()
+	b := n.links[a]
+	n.mu.Unlock()
+	n.switches[a.DPID].SetPort(a.Port, up)
+	n.switches[b.DPID].SetPort(b.Port, up)
+}
+
+// Cut makes the cable at a carry nothing, or something again, with its ports up all
+// the while.
+func (n *Network) Cut(a Place, cut bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[a], n.cut[n.links[a]] = cut, cut
+}
+
+// AddHost plugs a host in at its place, whose port comes up.
+func (n *Network) AddHost(h Host) *Host {
+	n.mu.Lock()
+	n.hosts[h.Name] = &h
+	n.at[h.At] = append(n.at[h.At], &h)
+	n.mu.Unlock()
+	n.switches[h.At.DPID].SetPort(h.At.Port, true)
+	return &h
+}
+
+// Host returns a host by name.
+func (n *Network) Host(name string) *Host {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.hosts[name] == nil {
+		panic(fmt.Sprintf("simswitch: no host %q", name))
+	}
+	return n.hosts[name]
+}
+
+// Hosts returns the names of all hosts.
+func (n *Network) Hosts() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var names []string
+	for name := range n.hosts {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Move plugs a host into another port.
+func (n *Network) Move(name string, to Place) {
+	n.mu.Lock()
+	h := n.hosts[name]
+	n.at[h.At] = slices.DeleteFunc(n.at[h.At], func(o *Host) bool { return o == h })
+	h.At = to
+	n.at[to] = append(n.at[to], h)
+	n.mu.Unlock()
+	n.switches[to.DPID].SetPort(to.Port, true)
+}
+
+// Send sends a frame from a host and follows it, and all that it causes, to the end.
+func (n *Network) Send(host string, frame []byte) {
+	at := n.Host(host).At
+	n.follow([]arrival{{at, frame}})
+}
+
+// Announce sends an ARP announcement from a host.
+func (n *Network) Announce(host string) {
+	h := n.Host(host)
+	n.Send(host, packet.AppendARPRequest(nil, h.MAC, h.IP, h.IP))
+}
+
+// Seen returns all frames that came to a host since the last call, by whatever
+// address.
+func (n *Network) Seen(host string) [][]byte {
+	h := n.Host(host)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	seen := h.seen
+	h.seen = nil
+	return seen
+}
+
+// Received returns the frames since the last call of it or Seen that are addressed
+// to the host, by its own address or a group's.
+func (n *Network) Received(host string) [][]byte {
+	h := n.Host(host)
+	return slices.DeleteFunc(n.Seen(host), func(f []byte) bool { return !h.accepts(f) })
+}
+
+// Forget drops what all hosts have seen so far.
+func (n *Network) Forget() {
+	for _, h := range n.Hosts() {
+		n.Seen(h)
+	}
+}
+
+// Stormed says whether some frame was multiplied without end.
+func (n *Network) Stormed() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.storm
+}
+
+func (h *Host) accepts(frame []byte) bool {
+	dst := packet.MAC(frame[:6])
+	return dst == h.MAC || packet.IsGroup(dst)
+}
+
+// arrival is a frame about to enter a switch.
+type arrival struct {
+	at    Place
+	frame []byte
+}
+
+// walk follows what a switch has sent out.
+func (n *Network) walk(from ofproto.DPID, out []Output) {
+	var next []arrival
+	for _, o := range out {
+		next = append(next, n.leave(Place{from, o.Port}, o.Frame)...)
+	}
+	n.follow(next)
+}
+
+func (n *Network) follow(queue []arrival) {
+	for hops := 0; len(queue) > 0; hops++ {
+		if hops == hopsMost {
+			n.mu.Lock()
+			n.storm = true
+			n.mu.Unlock()
+			return
+		}
+		a := queue[0]
+		queue = queue[1:]
+		out, _ := n.switches[a.at.DPID].Process(a.at.Port, a.frame)
+		for _, o := range out {
+			queue = append(queue, n.leave(Place{a.at.DPID, o.Port}, o.Frame)...)
+		}
+	}
+}
+
+// leave takes a frame out of a port, and returns what arrives at switches of it and
+// of the answers of hosts.
+func (n *Network) leave(at Place, frame []byte) []arrival {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cut[at] {
+		return nil
+	}
+	if to, ok := n.links[at]; ok {
+		return []arrival{{to, frame}}
+	}
+	var answers []arrival
+	for _, h := range n.at[at] {
+		h.seen = append(h.seen, frame)
+		if !h.accepts(frame) || h.Mute {
+			continue
+		}
+		f, err := packet.Decode(frame)
+		if err != nil {
+			continue
+		}
+		if arp, ok := f.ARP(); ok && arp.Op == packet.ARPRequest && arp.TPA == h.IP && h.IP.IsValid() {
+			answers = append(answers, arrival{at, packet.AppendARPReply(nil, h.MAC, h.IP, arp.SHA, arp.SPA)})
+		}
+		if h.Answer != nil {
+			for _, a := range h.Answer(f) {
+				answers = append(answers, arrival{at, a})
+			}
+		}
+	}
+	return answers
+}
+
+// Headers returns the addresses of a frame, ready to build one like it. It panics
+// on what is no frame.
+func Headers(frame []byte) packet.Flow {
+	f, err := packet.Decode(frame)
+	if err != nil {
+		panic(err)
+	}
+	e := f.Ethernet()
+	src, dst, _ := f.Addrs()
+	sp, dp, _ := f.Ports()
+	return packet.Flow{SrcMAC: e.Src, DstMAC: e.Dst, Src: netip.AddrPortFrom(src, sp), Dst: netip.AddrPortFrom(dst, dp)}
+}
