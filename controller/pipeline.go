@@ -38,7 +38,9 @@ const (
 	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
 	PrioVIPARP    uint16 = 40000 // ingress: ARP for a VIP
 	PrioARP       uint16 = 30000 // ingress: copies of ARP
-	PrioMiss      uint16 = 0     // every table
+	// PrioMiss is above 0, so that the entry NORMAL of priority 0 that many bridges
+	// have from before stays what it is and is not in the way.
+	PrioMiss uint16 = 1 // every table
 
 	PrioSourceLink uint16 = 200 // source: ports that lead to other switches
 	PrioSourceHost uint16 = 100 // source: known hosts where they belong
@@ -100,7 +102,7 @@ var Pipeline = &flowtable.Pipeline{
 			Match:   []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldEthDst, ofproto.FieldVLANVID},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioHost, App: AppForwarding, Stages: "managed", Match: "destination is a known host", Does: "out of the port on the shortest path"},
-				{Priority: PrioFloodBlock, App: AppForwarding, Stages: "managed", Match: "port of a link outside the tree", Does: "drop: floods arrive by the tree"},
+				{Priority: PrioFloodBlock, App: AppForwarding, Stages: "managed", Match: "port that is neither in the tree nor an edge port", Does: "drop: floods arrive by the tree"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "steer, managed", Match: "everything else", Does: "steer: NORMAL; managed: flood group (tree ports and edge ports)"},
 			},
 		},

@@ -122,10 +122,8 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.answerARP(c, e)
 	case controller.Woken:
 		a.resolve(c)
-	case topology.PortChanged:
-		if e.Port.Up && !e.Gone {
-			a.askAgain(c)
-		}
+	case topology.PortSettled:
+		a.askAgain(c)
 	case topology.HostAdded:
 		a.hostEvent(c, e.Host)
 	case topology.HostMoved:

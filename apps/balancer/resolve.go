@@ -134,7 +134,7 @@ func (a *App) askAgain(c *controller.Context) {
 			l.asked, l.asks = time.Time{}, 0
 		}
 	}
-	c.WakeAt(c.Now.Add(20 * time.Millisecond))
+	c.WakeAt(c.Now)
 }
 
 // resolve sends the ARP requests that are due. A member whose place is known is

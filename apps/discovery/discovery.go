@@ -99,7 +99,7 @@ func basePart(stage controller.Stage) flowtable.Part {
 func (a *App) Handle(c *controller.Context, event any) {
 	switch e := event.(type) {
 	case controller.SwitchUp:
-		c.WakeAt(c.Now.Add(tick))
+		a.wakeUp(c)
 	case controller.Applied:
 		// Probes that come before the switch takes them out are lost on it.
 		if sw := c.Switch(e.DPID); sw != nil && e.Err == nil {
@@ -112,6 +112,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 			delete(a.ports, e.Place)
 		} else {
 			a.probe(c, e.Place)
+			a.wakeUp(c)
 		}
 	case topology.SwitchGone:
 		for p := range a.ports {
@@ -122,8 +123,8 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case controller.PacketIn:
 		a.packetIn(c, e)
 	case controller.Woken:
-		c.WakeAt(c.Now.Add(tick))
 		emit(c, c.Graph.Expire(c.Now))
+		a.wakeUp(c)
 		for sw := range c.Switches() {
 			for _, p := range sw.PortList() {
 				at := place(sw.DPID, p.Port)
@@ -137,6 +138,16 @@ func (a *App) Handle(c *controller.Context, event any) {
 	if kind, data := describe(event); kind != "" {
 		c.Notify(kind, data)
 	}
+}
+
+// wakeUp asks for the next call: for the graph's sake when something of it expires,
+// in a tick at the latest.
+func (a *App) wakeUp(c *controller.Context) {
+	at := c.Now.Add(tick)
+	if next := c.Graph.NextExpiry(); !next.IsZero() && next.Before(at) {
+		at = next
+	}
+	c.WakeAt(at)
 }
 
 func place(dpid ofproto.DPID, port ofproto.Port) topology.Place {
@@ -333,8 +344,10 @@ func Restore(g *topology.Graph, saved []byte, now time.Time) error {
 		for _, p := range sw.Ports {
 			ports = append(ports, topology.PortState{Port: topology.Port(p.Port), Name: p.Name, MAC: topology.MAC(p.MAC), Up: p.Up})
 		}
-		g.SetSwitch(topology.DPID(sw.DPID), ports, now)
+		// Long ago, so that its ports are settled: they were before the restart.
+		g.SetSwitch(topology.DPID(sw.DPID), ports, now.Add(-trustFor))
 	}
+	g.Expire(now)
 	for _, l := range s.Links {
 		g.SeedLink(l[0].place(), l[1].place(), now.Add(trustFor), now)
 	}

@@ -6,7 +6,6 @@ package forwarding
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -17,11 +16,6 @@ import (
 const (
 	partBase = "base"
 	partHost = "host/" // followed by the host's key
-
-	// settle is how long a port that came up is left out of floods: long enough for
-	// a probe to show that it leads to a switch. Without it, a cable that closes a
-	// ring would loop floods until it is discovered.
-	settle = time.Second
 )
 
 // floodGroup is the group that floods. It is outside what the store allocates,
@@ -30,14 +24,13 @@ var floodGroup = flowtable.GroupIDOf(0xffffff)
 
 // App is the forwarding app. Make one with New.
 type App struct {
-	hosts     map[string]topology.Host // by part name
-	unsettled map[topology.Place]time.Time
+	hosts map[string]topology.Host // by part name
 }
 
-// New returns the app. Hosts and ports that the graph knows already, from before a
-// restart, count as known and settled.
+// New returns the app. Hosts that the graph knows already, from before a restart,
+// count as known.
 func New(g *topology.Graph) *App {
-	a := &App{hosts: map[string]topology.Host{}, unsettled: map[topology.Place]time.Time{}}
+	a := &App{hosts: map[string]topology.Host{}}
 	for _, h := range g.Snapshot().Hosts() {
 		a.hosts[hostPart(h)] = h
 	}
@@ -61,24 +54,9 @@ func (a *App) Parts(_ *controller.Context, sw *controller.Switch) []string {
 // Handle implements controller.App.
 func (a *App) Handle(c *controller.Context, event any) {
 	switch e := event.(type) {
-	case topology.SwitchAdded:
-		for _, p := range e.Switch.Ports {
-			if p.Up {
-				a.hold(c, topology.Place{DPID: e.Switch.DPID, Port: p.Port})
-			}
-		}
-	case topology.SwitchGone:
-		for p := range a.unsettled {
-			if p.DPID == e.DPID {
-				delete(a.unsettled, p)
-			}
-		}
 	case topology.PortChanged:
-		if e.Gone || !e.Port.Up {
-			delete(a.unsettled, e.Place)
-		} else {
-			a.hold(c, e.Place)
-		}
+		c.Dirty(ofproto.DPID(e.Place.DPID), partBase)
+	case topology.PortSettled:
 		c.Dirty(ofproto.DPID(e.Place.DPID), partBase)
 	case topology.LinkChanged:
 		c.Dirty(ofproto.DPID(e.Link.A.DPID), partBase)
@@ -88,8 +66,6 @@ func (a *App) Handle(c *controller.Context, event any) {
 		for name := range a.hosts {
 			a.dirtyHost(c, name)
 		}
-	case controller.Woken:
-		a.release(c)
 	case topology.HostAdded:
 		a.setHost(c, e.Host)
 	case topology.HostMoved:
@@ -113,24 +89,6 @@ func (a *App) dirtyHost(c *controller.Context, name string) {
 	}
 }
 
-func (a *App) hold(c *controller.Context, p topology.Place) {
-	until := c.Now.Add(settle)
-	a.unsettled[p] = until
-	c.WakeAt(until)
-}
-
-// release lets ports into the flood that have been up for long enough.
-func (a *App) release(c *controller.Context) {
-	for p, until := range a.unsettled {
-		if until.After(c.Now) {
-			c.WakeAt(until)
-			continue
-		}
-		delete(a.unsettled, p)
-		c.Dirty(ofproto.DPID(p.DPID), partBase)
-	}
-}
-
 // Compile implements controller.App.
 func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string) controller.Source {
 	if strings.HasPrefix(part, partHost) {
@@ -150,13 +108,7 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	}
 	snap := c.Graph.Snapshot()
 	dpid := topology.DPID(sw.DPID)
-	held := map[topology.Port]bool{}
-	for p := range a.unsettled {
-		if p.DPID == dpid {
-			held[p.Port] = true
-		}
-	}
-	return controller.Source{Build: func() flowtable.Part { return compileManaged(snap, dpid, held) }}
+	return controller.Source{Build: func() flowtable.Part { return compileManaged(snap, dpid) }}
 }
 
 func flow(table ofproto.Table, priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
@@ -186,9 +138,9 @@ func compileSteer() flowtable.Part {
 }
 
 // compileManaged is the part of a managed switch that does not depend on hosts.
-// Floods leave by the ports of the broadcast tree and by the edge ports that are
-// not held, and are taken from no other link than the tree's.
-func compileManaged(snap *topology.Snapshot, dpid topology.DPID, held map[topology.Port]bool) flowtable.Part {
+// Floods leave by the ports of the broadcast tree and by the edge ports, and are
+// taken from no other ports.
+func compileManaged(snap *topology.Snapshot, dpid topology.DPID) flowtable.Part {
 	learn := append(apply(ofproto.ToController()), ofproto.GotoTable{Table: controller.TableVIP})
 	p := flowtable.Part{Flows: []flowtable.Flow{
 		flow(controller.TableIngress, controller.PrioMiss, gotoTable(controller.TableSource)),
@@ -196,22 +148,19 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, held map[topolo
 		flow(controller.TableVIP, controller.PrioMiss, gotoTable(controller.TableDestination)),
 	}}
 	tree := snap.Tree()
-	out := slices.Clone(tree.Ports(dpid))
-	for _, port := range snap.EdgePorts(dpid) {
-		if !held[port] {
-			out = append(out, port)
-		}
-	}
+	out := slices.Concat(tree.Ports(dpid), snap.EdgePorts(dpid))
 	slices.Sort(out)
 	sw, _ := snap.Switch(dpid)
 	for _, port := range sw.Ports {
 		at := topology.Place{DPID: dpid, Port: port.Port}
 		in := ofproto.InPort(ofproto.Port(port.Port))
-		if !port.Up || !snap.IsLink(at) {
+		if !port.Up {
 			continue
 		}
-		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceLink, gotoTable(controller.TableVIP), in))
-		if !tree.Contains(at) {
+		if snap.IsLink(at) {
+			p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceLink, gotoTable(controller.TableVIP), in))
+		}
+		if !slices.Contains(out, port.Port) {
 			p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioFloodBlock, nil, in))
 		}
 	}

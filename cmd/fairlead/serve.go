@@ -22,6 +22,10 @@ import (
 	"github.com/fairlead/fairlead/topology"
 )
 
+// edgeDelay is how long a port that came up is kept out of floods and of learning:
+// long enough for probes to show whether it leads to another switch.
+const edgeDelay = time.Second
+
 // serve runs the controller until ctx ends. The switches are left as they are.
 func serve(ctx context.Context, cfg Config) (err error) {
 	log := cfg.logger(os.Stderr)
@@ -42,7 +46,7 @@ func serve(ctx context.Context, cfg Config) (err error) {
 	// All that is stored is read before a switch may connect: nothing is written to
 	// switches from less than the whole desired state.
 	state := state{db}
-	graph := topology.New(topology.Options{})
+	graph := topology.New(topology.Options{EdgeDelay: edgeDelay})
 	saved, err := state.topology()
 	if err != nil {
 		return err
