@@ -156,9 +156,16 @@ func (n *fakeNetwork) Topology(context.Context) (*topology.Snapshot, error) {
 	return g.Snapshot(), nil
 }
 
-type fakeEvents struct{ ch chan northbound.Event }
+// fakeEvents gives the same events to each who subscribes.
+type fakeEvents []northbound.Event
 
-func (e fakeEvents) Subscribe(int) (<-chan northbound.Event, func()) { return e.ch, func() {} }
+func (e fakeEvents) Subscribe(int) (<-chan northbound.Event, func()) {
+	ch := make(chan northbound.Event, len(e))
+	for _, v := range e {
+		ch <- v
+	}
+	return ch, func() {}
+}
 
 // rig is a server and the environment to reach it.
 type rig struct {
@@ -166,7 +173,6 @@ type rig struct {
 	url     string
 	intents *fakeVIPs
 	network *fakeNetwork
-	events  fakeEvents
 	stdin   string
 }
 
@@ -177,8 +183,12 @@ func newRig(t *testing.T) *rig {
 	tokens, err := northbound.ParseTokens(strings.NewReader("ops:letmein"))
 	require.NoError(t, err)
 	r := &rig{t: t, intents: &fakeVIPs{Intents: balancer.NewIntents(s, time.Now, func(balancer.Change) {})},
-		network: &fakeNetwork{stage: "observe"}, events: fakeEvents{make(chan northbound.Event, 8)}}
-	h := northbound.New(northbound.Options{VIPs: r.intents, Network: r.network, Events: r.events, Tokens: tokens, Log: slog.New(slog.DiscardHandler)}).Handler()
+		network: &fakeNetwork{stage: "observe"}}
+	h := northbound.New(northbound.Options{VIPs: r.intents, Network: r.network, Events: fakeEvents{
+		{ID: 1, Type: northbound.EventLink},
+		{ID: 2, Type: northbound.EventVIP, Data: map[string]any{"name": "web"}},
+		{ID: 3, Type: northbound.EventMember, Data: map[string]any{"member": "10.0.0.2:8080"}},
+	}, Tokens: tokens, Log: slog.New(slog.DiscardHandler)}).Handler()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	r.url = srv.URL
@@ -416,13 +426,6 @@ func TestTopologyCommand(t *testing.T) {
 func TestVIPWatch(t *testing.T) {
 	r := newRig(t)
 	watch := func(format string) string {
-		for _, e := range []northbound.Event{
-			{ID: 1, Type: northbound.EventLink},
-			{ID: 2, Type: northbound.EventVIP, Data: map[string]any{"name": "web"}},
-			{ID: 3, Type: northbound.EventMember, Data: map[string]any{"member": "10.0.0.2:8080"}},
-		} {
-			r.events.ch <- e
-		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		pr, pw := io.Pipe()
