@@ -116,7 +116,7 @@ func (w *worker) take(ctx context.Context) error {
 			continue
 		}
 		if err := w.table.SetPart(key, src.Build()); err != nil {
-			w.log.Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
+			w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
 			results[key] = err
 		}
 	}

@@ -291,7 +291,7 @@ func (c *Controller) claim(ctx context.Context, s *session) error {
 			return nil
 		}
 		if old.alive(ctx) {
-			c.logLimited.log(s.log, slog.LevelError, "duplicate datapath id refused", "holder", old.peer.String())
+			c.logLimited.log(s.log(), slog.LevelError, "duplicate datapath id refused", "holder", old.peer.String())
 			return fmt.Errorf("%w: %s", errDuplicate, old.peer)
 		}
 		old.conn.CloseWith(errSuperseded)
@@ -345,7 +345,7 @@ func (c *Controller) attach(ctx context.Context, s *session) error {
 		s.phase.Store(phaseReady)
 		s.mu.Lock()
 		s.enqueueLocked()
-		s.log.Info("switch connected", "stage", stage, "software", sw.Desc.Software, "ports", len(sw.Ports), "bundles", s.caps.Bundles)
+		s.log().Info("switch connected", "stage", stage, "software", sw.Desc.Software, "ports", len(sw.Ports), "bundles", s.caps.Bundles)
 	})
 	return err
 }
@@ -467,7 +467,7 @@ func (c *Controller) detach(s *session) {
 			c.goneAt[s.dpid] = x.Now.Add(goneAfter)
 			x.Emit(SwitchDown{s.dpid})
 			x.Notify("switch", map[string]any{"dpid": s.dpid.String(), "connected": false})
-			s.log.Info("switch disconnected", "reason", s.conn.Err())
+			s.log().Info("switch disconnected", "reason", s.conn.Err())
 		}
 	})
 }
@@ -500,7 +500,7 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 				delete(sw.Faults, name)
 			} else if old := sw.Faults[name]; old != r.err.Error() {
 				sw.Faults[name] = r.err.Error()
-				s.log.Error("switch refuses a part", "part", name, "error", r.err)
+				s.log().Error("switch refuses a part", "part", name, "error", r.err)
 			}
 			for _, app := range c.Apps {
 				if app.ID() == r.key.App {
@@ -568,6 +568,7 @@ func (c *Controller) drain(s *session) {
 		c.portStatus(sw, p)
 	}
 	for _, p := range packets {
+		p.DPID = s.dpid
 		x.Emit(p)
 		c.dispatch()
 	}

@@ -47,7 +47,7 @@ var (
 type session struct {
 	c    *Controller
 	conn *ofproto.Conn
-	log  *slog.Logger
+	logs atomic.Pointer[slog.Logger] // the reader logs while the handshake adds the datapath id
 	peer netip.AddrPort
 
 	hello chan *hello   // the first message, nil if it is no hello
@@ -96,12 +96,12 @@ const (
 func (c *Controller) serve(ctx context.Context, nc net.Conn) error {
 	s := &session{
 		c:       c,
-		log:     c.log.With("peer", nc.RemoteAddr().String()),
 		hello:   make(chan *hello, 1),
 		table:   flowtable.New(Pipeline),
 		sources: map[flowtable.PartKey]Source{},
 		work:    make(chan struct{}, 1),
 	}
+	s.logs.Store(c.log.With("peer", nc.RemoteAddr().String()))
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		s.peer = a.AddrPort()
 	}
@@ -131,6 +131,8 @@ func (c *Controller) serve(ctx context.Context, nc net.Conn) error {
 	return g.Wait()
 }
 
+func (s *session) log() *slog.Logger { return s.logs.Load() }
+
 // handshake makes the connection usable, in the order of §6.3: versions, features,
 // then the role before anything else, so that no other controller's writes mix
 // with what is read afterwards.
@@ -158,7 +160,7 @@ func (s *session) handshake(ctx context.Context) error {
 		return errAuxiliary
 	}
 	s.dpid = features.DPID
-	s.log = s.log.With("dpid", s.dpid.String())
+	s.logs.Store(s.log().With("dpid", s.dpid.String()))
 	if err := s.c.claim(ctx, s); err != nil {
 		return err
 	}
@@ -335,7 +337,7 @@ func (s *session) invalid(h ofproto.Header, frame []byte, err error) {
 		s.hello <- nil
 		return
 	}
-	s.c.logLimited.log(s.log, slog.LevelWarn, "malformed message", "type", h.Type, "error", err)
+	s.c.logLimited.log(s.log(), slog.LevelWarn, "malformed message", "type", h.Type, "error", err)
 	if h.Type == ofproto.TypeError {
 		return // an error is never answered with an error
 	}
@@ -358,7 +360,7 @@ func (s *session) packetIn(m *ofproto.PacketIn) {
 		s.mu.Unlock()
 		return
 	}
-	s.packetIns = append(s.packetIns, PacketIn{DPID: s.dpid, InPort: port, Table: m.Table, Cookie: m.Cookie, Data: slices.Clone(m.Data)})
+	s.packetIns = append(s.packetIns, PacketIn{InPort: port, Table: m.Table, Cookie: m.Cookie, Data: slices.Clone(m.Data)})
 	s.enqueueLocked()
 }
 
@@ -411,7 +413,7 @@ func (s *session) failed(xid uint32, m *ofproto.Error) {
 	}
 	s.mu.Unlock()
 	if !ok {
-		s.c.logLimited.log(s.log, slog.LevelWarn, "switch reports an error", "xid", xid, "error", m)
+		s.c.logLimited.log(s.log(), slog.LevelWarn, "switch reports an error", "xid", xid, "error", m)
 	}
 }
 
