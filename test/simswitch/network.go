@@ -244,6 +244,9 @@ func (n *Network) leave(at Place, frame []byte) []arrival {
 		return []arrival{{to, frame}}
 	}
 	var answers []arrival
+	if [5]byte(frame[:5]) == [5]byte(packet.LLDPMulticast[:5]) {
+		return nil // for the link itself: no station takes it
+	}
 	for _, h := range n.at[at] {
 		h.seen = append(h.seen, frame)
 		if !h.accepts(frame) || h.Mute {

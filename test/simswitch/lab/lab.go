@@ -1,0 +1,276 @@
+// Package lab runs the real controller over a network of software switches, for
+// tests that ask what the whole does with packets. It belongs in a bubble of
+// testing/synctest: seconds of the network then take no time, and a test waits for
+// what it expects instead of sleeping.
+package lab
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/apps/discovery"
+	"github.com/fairlead/fairlead/apps/forwarding"
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/test/simswitch"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// EdgeDelay is how long ports of a lab settle.
+const EdgeDelay = time.Second
+
+// Memory is what a controller keeps over a restart. It implements
+// controller.Store. It is safe for concurrent use.
+type Memory struct {
+	mu       sync.Mutex
+	stages   map[ofproto.DPID]controller.Stage
+	term     uint64
+	topology []byte
+}
+
+// Stages implements controller.Store.
+func (m *Memory) Stages(context.Context) (map[ofproto.DPID]controller.Stage, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	stages := map[ofproto.DPID]controller.Stage{}
+	maps.Copy(stages, m.stages)
+	return stages, nil
+}
+
+// SetStage implements controller.Store.
+func (m *Memory) SetStage(_ context.Context, dpid ofproto.DPID, stage controller.Stage) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stages == nil {
+		m.stages = map[ofproto.DPID]controller.Stage{}
+	}
+	m.stages[dpid] = stage
+	return nil
+}
+
+// NextTerm implements controller.Store.
+func (m *Memory) NextTerm(_ context.Context, least uint64) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.term = max(m.term+1, least)
+	return m.term, nil
+}
+
+// SaveTopology keeps what the discovery app saves.
+func (m *Memory) SaveTopology(_ context.Context, b []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.topology = b
+	return nil
+}
+
+// Topology returns what was saved last.
+func (m *Memory) Topology() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.topology
+}
+
+// Options configures a lab. The zero value is a controller with discovery and
+// forwarding whose switches are managed.
+type Options struct {
+	Memory *Memory // of an earlier lab, for a restart
+	Stage  controller.Stage
+	// Observe makes observe the default stage: the zero of Stage stands for managed.
+	Observe bool
+	// Apps returns the apps besides discovery and forwarding.
+	Apps func() []controller.App
+	// Only has no discovery and no forwarding either.
+	Only bool
+	Log  io.Writer // nil: nowhere
+}
+
+// Lab is a running controller and the network it controls.
+type Lab struct {
+	*simswitch.Network
+	Core   *controller.Controller
+	Memory *Memory
+
+	t        *testing.T
+	listener *listener
+	ctx      context.Context
+	stop     func()
+	mu       sync.Mutex
+	channels map[ofproto.DPID]context.CancelFunc
+	serving  sync.WaitGroup
+}
+
+// Key authenticates the probes of a lab.
+var Key = []byte("0123456789abcdef0123456789abcdef")
+
+// Start runs a controller over a network whose switches all connect, and stops it
+// at the end of the test.
+func Start(t *testing.T, n *simswitch.Network, o Options) *Lab {
+	t.Helper()
+	if o.Memory == nil {
+		o.Memory = &Memory{}
+	}
+	if o.Stage == 0 && !o.Observe {
+		o.Stage = controller.StageManaged
+	}
+	if o.Log == nil {
+		o.Log = io.Discard
+	}
+	g := topology.New(topology.Options{EdgeDelay: EdgeDelay})
+	require.NoError(t, discovery.Restore(g, o.Memory.Topology(), time.Now()))
+	var apps []controller.App
+	if !o.Only {
+		random := rand.NewChaCha8([32]byte(Key))
+		apps = append(apps, discovery.New(Key, random, o.Memory.SaveTopology), forwarding.New(g))
+	}
+	if o.Apps != nil {
+		apps = append(apps, o.Apps()...)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	core, err := controller.New(ctx, controller.Options{
+		Store: o.Memory, Graph: g, Apps: apps, DefaultStage: o.Stage,
+		Log: slog.New(slog.NewTextHandler(o.Log, nil)),
+	})
+	require.NoError(t, err)
+	l := &Lab{
+		Network: n, Core: core, Memory: o.Memory, t: t, ctx: ctx,
+		listener: newListener(), channels: map[ofproto.DPID]context.CancelFunc{},
+	}
+	done := make(chan error, 1)
+	go func() { done <- core.Run(ctx, l.listener) }()
+	l.stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-done)
+		l.serving.Wait()
+	})
+	t.Cleanup(l.stop)
+	for _, sw := range n.Switches() {
+		l.Connect(sw.DPID())
+	}
+	return l
+}
+
+// Stop ends the controller. The switches keep what they have.
+func (l *Lab) Stop() { l.stop() }
+
+// Dial opens a connection to the controller.
+func (l *Lab) Dial() net.Conn {
+	here, there := net.Pipe()
+	select {
+	case l.listener.conns <- there:
+	case <-l.listener.closed:
+		there.Close()
+	}
+	return here
+}
+
+// Connect has a switch connect to the controller.
+func (l *Lab) Connect(dpid ofproto.DPID) {
+	ctx, cancel := context.WithCancel(l.ctx)
+	l.mu.Lock()
+	l.channels[dpid] = cancel
+	l.mu.Unlock()
+	nc := l.Dial()
+	l.serving.Go(func() {
+		defer cancel()
+		_ = l.Switch(dpid).Serve(ctx, nc) // it ends when the test wants
+	})
+}
+
+// Disconnect ends the connection of a switch.
+func (l *Lab) Disconnect(dpid ofproto.DPID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.channels[dpid]()
+}
+
+// Settle lets the network come to rest: links are probed, ports settle, switches
+// get what they are to hold.
+func (l *Lab) Settle() { l.Pass(4 * time.Second) }
+
+// Pass lets time pass.
+func (l *Lab) Pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// Do runs f on the core loop.
+func (l *Lab) Do(f func(*controller.Context)) {
+	l.t.Helper()
+	require.NoError(l.t, l.Core.Do(l.ctx, f))
+}
+
+// Snapshot returns the network as the controller knows it.
+func (l *Lab) Snapshot() (snap *topology.Snapshot) {
+	l.t.Helper()
+	l.Do(func(c *controller.Context) { snap = c.Graph.Snapshot() })
+	return snap
+}
+
+// Mods returns how many flow-mods and group-mods all switches were sent so far.
+func (l *Lab) Mods() int {
+	sum := 0
+	for _, sw := range l.Switches() {
+		sum += sw.Mods()
+	}
+	return sum
+}
+
+// NoFaults fails the test when a switch refused something.
+func (l *Lab) NoFaults() {
+	l.t.Helper()
+	faults := map[string]string{}
+	l.Do(func(c *controller.Context) {
+		for sw := range c.Switches() {
+			for part, why := range sw.Faults {
+				faults[sw.DPID.String()+" "+part] = why
+			}
+		}
+	})
+	require.Empty(l.t, faults)
+}
+
+// listener hands out the ends of pipes.
+type listener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newListener() *listener {
+	return &listener{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, errClosed
+	}
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *listener) Addr() net.Addr { return address{} }
+
+type address struct{}
+
+func (address) Network() string { return "pipe" }
+func (address) String() string  { return "pipe" }
+
+var errClosed = errors.New("lab: listener is closed")
