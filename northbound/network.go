@@ -73,10 +73,9 @@ type DescriptionView struct {
 // CapabilitiesView is what the switch was found to be able to do.
 type CapabilitiesView struct {
 	Tables        uint8  `json:"tables"`
-	Bundles       bool   `json:"bundles"`        // atomic, ordered changes
-	Nicira        bool   `json:"nicira"`         // Open vSwitch's actions
-	Normal        bool   `json:"normal"`         // the switch's own forwarding as an action
-	SelectGroups  bool   `json:"select_groups"`  //
+	Bundles       bool   `json:"bundles"` // atomic, ordered changes
+	Nicira        bool   `json:"nicira"`  // Open vSwitch's actions
+	SelectGroups  bool   `json:"select_groups"`
 	FastFailover  bool   `json:"fast_failover"`  // groups that skip dead ports
 	GroupChaining bool   `json:"group_chaining"` // groups in buckets
 	MaxGroups     uint32 `json:"max_groups"`
