@@ -484,7 +484,7 @@ func ofpPrint(t *testing.T, frames ...[]byte) []string {
 	}
 	file := filepath.Join(t.TempDir(), "frames")
 	require.NoError(t, os.WriteFile(file, all, 0o600))
-	out, err := exec.Command(tool, "--log-file="+os.DevNull, "-vconsole:off", "ofp-parse", file).CombinedOutput()
+	out, err := exec.Command(tool, "-vconsole:off", "ofp-parse", file).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	texts := strings.Split(string(out), fmt.Sprintf("OFPT_ECHO_REQUEST (OF1.3) (xid=%#x): 0 bytes of payload\n", mark))
 	require.Len(t, texts, len(frames)+1, "%s", out)
