@@ -105,8 +105,9 @@ func (n *fakeNetwork) Switch(_ context.Context, dpid ofproto.DPID) (northbound.S
 	return northbound.SwitchView{DPID: dpid.String(), Stage: n.stage, Role: "master",
 		Connection:  northbound.ConnectionView{State: "connected", Address: "10.9.0.1:40000"},
 		Description: northbound.DescriptionView{Hardware: "Open vSwitch", Software: "3.1.0"},
-		Ports:       []northbound.PortView{{Port: 1, Name: "s1-eth1", MAC: "02:00:00:00:00:01", Up: true}},
-		Faults:      []northbound.FaultView{{Object: "vip/web", Reason: "OFPGMFC_OUT_OF_GROUPS\x1b[2J"}}}, nil
+		Ports: []northbound.PortView{{Port: 1, Name: "s1-eth1", MAC: "02:00:00:00:00:01", Up: true},
+			{Port: uint32(ofproto.PortLocal), Name: "s1", MAC: "02:00:00:00:00:02", Up: true}},
+		Faults: []northbound.FaultView{{Object: "vip/web", Reason: "OFPGMFC_OUT_OF_GROUPS\x1b[2J"}}}, nil
 }
 
 func (n *fakeNetwork) SetStage(ctx context.Context, dpid ofproto.DPID, stage string) error {
@@ -386,6 +387,7 @@ func TestSwitchCommands(t *testing.T) {
 	require.Contains(t, r.done("switch list"), "Open vSwitch 3.1.0")
 	out := r.done("switch get 1")
 	require.Contains(t, out, "s1-eth1")
+	require.Contains(t, out, "LOCAL")
 	require.Contains(t, out, "OFPGMFC_OUT_OF_GROUPS?[2J", "what a switch says does not drive the terminal")
 	require.Contains(t, r.done("switch get 0000000000000001 -o yaml"), "dpid: \"0000000000000001\"\n")
 	require.Equal(t, "switch 1 in stage steer\n", r.done("switch stage 1 steer --wait 1s"))

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead/fairlead/northbound"
+	"github.com/fairlead/fairlead/ofproto"
 )
 
 func switchCommand() *cobra.Command {
@@ -77,7 +78,7 @@ func switchGet() *cobra.Command {
 				gap(w)
 				row(w, "PORT", "NAME", "MAC", "UP", "KBPS")
 				for _, p := range s.Ports {
-					row(w, p.Port, p.Name, p.MAC, p.Up, p.SpeedKbps)
+					row(w, ofproto.Port(p.Port), p.Name, p.MAC, p.Up, p.SpeedKbps)
 				}
 				if len(s.Faults) > 0 {
 					gap(w)
