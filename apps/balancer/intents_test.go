@@ -123,7 +123,7 @@ func (b *bench) check(t testing.TB) []Record {
 				slotMembers = append(slotMembers, SlotMember{mr.Index, m.SlotWeight()})
 				members[fmt.Sprintf("%s/%d/%s/%s/%d", m.Address, m.Port, l.Protocol, v.Name, l.Port)] = ""
 			}
-			require.Equal(t, wantQuotas(len(lr.Slots.Home), slotMembers), counts(lr.Slots.Home))
+			require.Equal(t, wantQuotas(lr.Slots.Home, slotMembers), counts(lr.Slots.Home))
 		}
 		addresses[v.Address.String()+"/"+v.Name] = entry
 	}

@@ -47,10 +47,11 @@ type SlotMember struct {
 // more per unit of weight (weights over their greatest common divisor) where that
 // fits. It never shrinks, and grows by doubling: slot j of 2S starts as slot j mod
 // S, so that a hash value keeps its owner. Each member's quota of slots is its
-// share by weight, rounded by largest remainders, ties to the lower ID: a share
-// of less than half a slot may get none. A member keeps the slots it has, up to
-// its quota; only the surplus, and what nobody of members holds, moves. No other
-// table with these quotas has fewer slots with a new owner.
+// share by weight, rounded down or up: up for those who have that many already,
+// then by largest remainders, ties to the lower ID. A share of less than half a
+// slot may get none. A member keeps the slots it has, up to its quota; only the
+// surplus, and what nobody of members holds, moves. No other table with these
+// quotas has fewer slots with a new owner.
 //
 // Slots change hands so that any run of consecutive slots stays balanced. The
 // result depends on prev and on the set of members, not on their order. In Owner,
@@ -66,7 +67,7 @@ func Assign(prev Slots, members []SlotMember) Slots {
 	size := tableSize(len(prev.Home), weights)
 	before := stretch(prev.Home, size)
 	home := slices.Clone(before)
-	move(home, ids, quotas(size, weights), nil)
+	move(home, ids, quotas(weights, ids, before), nil)
 
 	owner := slices.Clone(home)
 	for j, lent := range stretch(prev.Owner, size) {
@@ -110,7 +111,7 @@ func Spread(home, prevOwner []uint16, up func(id uint16) bool) []uint16 {
 			owner[j] = before[j]
 		}
 	}
-	move(owner, ids, quotas(len(home), own), home)
+	move(owner, ids, quotas(own, ids, owner), home)
 	return owner
 }
 
@@ -149,12 +150,20 @@ func stretch(table []uint16, size int) []uint16 {
 	return long
 }
 
-// quotas shares size slots by weights, rounded by largest remainders, ties to
-// the first. Without weights there are no quotas.
-func quotas(size int, weights []int) []int {
-	sum := 0
+// quotas shares the slots of a table by weights. Each share is rounded down or up:
+// up for those who have that many slots already, so that none moves for the sake
+// of rounding, and for the others by largest remainders, ties to the first.
+// Without weights there are no quotas.
+func quotas(weights []int, ids, table []uint16) []int {
+	size, sum := len(table), 0
 	for _, w := range weights {
 		sum += w
+	}
+	held := make([]int, len(ids))
+	for _, id := range table {
+		if i, ok := slices.BinarySearch(ids, id); ok {
+			held[i]++
+		}
 	}
 	q := make([]int, len(weights))
 	order := make([]int, len(weights))
@@ -164,8 +173,15 @@ func quotas(size int, weights []int) []int {
 		left -= q[i]
 		order[i] = i
 	}
+	remainder := func(i int) int { return size * weights[i] % sum }
+	has := func(i int) int { // 1 for who would lose a slot by rounding down
+		if held[i] > q[i] && remainder(i) > 0 {
+			return 1
+		}
+		return 0
+	}
 	slices.SortStableFunc(order, func(a, b int) int {
-		return cmp.Compare(size*weights[b]%sum, size*weights[a]%sum)
+		return cmp.Or(cmp.Compare(has(b), has(a)), cmp.Compare(remainder(b), remainder(a)))
 	})
 	for _, i := range order[:min(left, len(order))] {
 		q[i]++

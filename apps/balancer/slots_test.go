@@ -19,6 +19,15 @@ func equal(n int) []SlotMember {
 	return m
 }
 
+// ids numbers as many members as there are weights.
+func ids(weights []int) []uint16 {
+	out := make([]uint16, len(weights))
+	for i := range out {
+		out[i] = uint16(i)
+	}
+	return out
+}
+
 func counts(table []uint16) map[uint16]int {
 	c := map[uint16]int{}
 	for _, id := range table {
@@ -37,8 +46,10 @@ func moved(a, b []uint16) (n int) {
 }
 
 // wantQuotas is the rule in its plainest form: floors, and then one more each for
-// the largest remainders.
-func wantQuotas(size int, members []SlotMember) map[uint16]int {
+// those with a remainder who had that many before, and then for the largest
+// remainders.
+func wantQuotas(before []uint16, members []SlotMember) map[uint16]int {
+	size, had := len(before), counts(before)
 	sum, left := 0, size
 	for _, m := range members {
 		sum += m.Weight
@@ -58,7 +69,8 @@ func wantQuotas(size int, members []SlotMember) map[uint16]int {
 				continue
 			}
 			a, b := size*m.Weight%sum, size*best.Weight%sum
-			if best.ID == NoMember || a > b || a == b && m.ID < best.ID {
+			keepsA, keepsB := a > 0 && had[m.ID] > q[m.ID], b > 0 && had[best.ID] > q[best.ID]
+			if best.ID == NoMember || keepsA && !keepsB || keepsA == keepsB && (a > b || a == b && m.ID < best.ID) {
 				best = m
 			}
 		}
@@ -94,7 +106,7 @@ func checkAssign(t testing.TB, prev Slots, members []SlotMember) Slots {
 		require.Less(t, size/2, slotsPerUnit*sum/unit, "no larger than needed")
 	}
 
-	want := wantQuotas(size, members)
+	want := wantQuotas(stretch(prev.Home, size), members)
 	require.Equal(t, want, counts(got.Home))
 
 	// The least that must move: what each member lacks to its quota.
@@ -199,9 +211,9 @@ func TestQuotas(t *testing.T) {
 		{256, []int{1, 256}, []int{1, 255}},
 		{256, []int{256, 256, 1}, []int{128, 128, 0}},
 	} {
-		require.Equal(t, c.want, quotas(c.size, c.weights), "%+v", c)
+		require.Equal(t, c.want, quotas(c.weights, ids(c.weights), stretch(nil, c.size)), "%+v", c)
 	}
-	require.Equal(t, slices.Repeat([]int{1}, 256), quotas(256, slices.Repeat([]int{3}, 256)))
+	require.Equal(t, slices.Repeat([]int{1}, 256), quotas(slices.Repeat([]int{3}, 256), ids(slices.Repeat([]int{3}, 256)), stretch(nil, 256)))
 }
 
 // Equal members take turns on the first assignment: any aligned run has the same
