@@ -2,7 +2,7 @@ package ofproto
 
 import "fmt"
 
-// ErrorType is the kind of an error (§7.5.4, enum ofp_error_type).
+// ErrorType is the kind of an error (§7.4.4, enum ofp_error_type).
 type ErrorType uint16
 
 // Error types.
@@ -46,7 +46,7 @@ const (
 	CodeRoleUnsup uint16 = 1 // ErrorRoleRequestFailed
 )
 
-// Error says that a message failed; its xid is that message's (§7.5.4). It is a
+// Error says that a message failed; its xid is that message's (§7.4.4). It is a
 // Message and a Go error.
 type Error struct {
 	Type         ErrorType
@@ -87,14 +87,14 @@ func (m *Error) parse(b []byte) error {
 // Error implements error: "switch error OFPFMFC_TABLE_FULL".
 func (m *Error) Error() string { return "switch error " + m.Name() }
 
-// errorName are the names of one type: the prefix that all its codes have, and the codes.
+// errorNames are the names of one type: the prefix that all its codes have, and the codes.
 type errorNames struct {
 	Type   string
 	Prefix string
 	Codes  []string
 }
 
-// errorTable is the one place where the names of errors are kept (§7.5.4).
+// errorTable is the one place where the names of errors are kept (§7.4.4).
 var errorTable = [...]errorNames{
 	ErrorHelloFailed: {"OFPET_HELLO_FAILED", "OFPHFC_", []string{"INCOMPATIBLE", "EPERM"}},
 	ErrorBadRequest: {"OFPET_BAD_REQUEST", "OFPBRC_", []string{

@@ -2,7 +2,7 @@ package ofproto
 
 import "fmt"
 
-// GroupCommand is what a GroupMod does (§7.3.4.3).
+// GroupCommand is what a GroupMod does (§7.3.4.2).
 type GroupCommand uint16
 
 // Group commands.
@@ -38,7 +38,7 @@ func (t GroupType) String() string {
 	return fmt.Sprintf("type_%d", uint8(t))
 }
 
-// GroupMod adds, changes or deletes a group (§7.3.4.3).
+// GroupMod adds, changes or deletes a group (§7.3.4.2).
 type GroupMod struct {
 	Command GroupCommand
 	Type    GroupType
@@ -46,7 +46,7 @@ type GroupMod struct {
 	Buckets []Bucket
 }
 
-// Bucket is one action set of a group (§7.3.4.3). WatchPort and WatchGroup are
+// Bucket is one action set of a group (§7.3.4.2). WatchPort and WatchGroup are
 // encoded as they stand: a bucket that watches nothing has PortAny and GroupAny.
 type Bucket struct {
 	Weight     uint16 // its share in a select group; 0 in every other

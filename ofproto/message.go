@@ -397,7 +397,7 @@ func (m *SetAsync) parse(b []byte) error {
 	return nil
 }
 
-// TableMod configures a table (§7.3.4.2). 1.3 has no configuration bit left that
+// TableMod configures a table (§7.3.3). 1.3 has no configuration bit left that
 // means something.
 type TableMod struct {
 	Table  Table // TableAll for all

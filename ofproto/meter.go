@@ -1,6 +1,6 @@
 package ofproto
 
-// MeterCommand is what a MeterMod does (§7.3.4.5).
+// MeterCommand is what a MeterMod does (§7.3.4.4).
 type MeterCommand uint16
 
 // Meter commands.
@@ -10,7 +10,7 @@ const (
 	MeterDelete MeterCommand = 2
 )
 
-// Meter numbers with a meaning (§7.3.4.5, enum ofp_meter).
+// Meter numbers with a meaning (§7.3.4.4, enum ofp_meter).
 const (
 	MeterMax        uint32 = 0xffff0000
 	MeterSlowpath   uint32 = 0xfffffffd
@@ -18,7 +18,7 @@ const (
 	MeterAll        uint32 = 0xffffffff
 )
 
-// Flags of a meter (§7.3.4.5, enum ofp_meter_flags).
+// Flags of a meter (§7.3.4.4, enum ofp_meter_flags).
 const (
 	MeterFlagKbps  uint16 = 1 << 0
 	MeterFlagPktps uint16 = 1 << 1
@@ -26,7 +26,7 @@ const (
 	MeterFlagStats uint16 = 1 << 3
 )
 
-// MeterBandType is what a band does with packets over its rate (§7.3.4.5).
+// MeterBandType is what a band does with packets over its rate (§7.3.4.4).
 type MeterBandType uint16
 
 // Band types.
@@ -36,7 +36,7 @@ const (
 	BandExperimenter MeterBandType = 0xffff
 )
 
-// MeterMod adds, changes or deletes a meter (§7.3.4.5).
+// MeterMod adds, changes or deletes a meter (§7.3.4.4).
 type MeterMod struct {
 	Command MeterCommand
 	Flags   uint16 // MeterFlag… bits
@@ -44,7 +44,7 @@ type MeterMod struct {
 	Bands   []MeterBand
 }
 
-// MeterBand is one rate of a meter (§7.3.4.5).
+// MeterBand is one rate of a meter (§7.3.4.4).
 type MeterBand struct {
 	Type      MeterBandType
 	Rate      uint32 // kbit/s, or packets/s with MeterFlagPktps

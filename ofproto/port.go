@@ -112,7 +112,7 @@ func (m *PortStatus) parse(b []byte) error {
 	return nil
 }
 
-// PortMod changes the configuration of a port (§7.3.4.4).
+// PortMod changes the configuration of a port (§7.3.4.3).
 type PortMod struct {
 	Port      Port
 	HWAddr    MAC    // must be the port's: it tells apart ports that were renumbered
