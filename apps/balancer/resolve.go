@@ -1,6 +1,8 @@
 package balancer
 
 import (
+	"iter"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -42,10 +44,20 @@ func (a *App) locate(c *controller.Context, v *vip) {
 // locateAll does so for all members, and has those VIPs compiled again of which
 // something changed.
 func (a *App) locateAll(c *controller.Context) {
-	for addr := range a.members {
+	a.relocate(c, maps.Keys(a.members))
+}
+
+// relocate does so for some. Slots get new owners only when all of them are
+// located: on the way there members would lend out slots that they have.
+func (a *App) relocate(c *controller.Context, addrs iter.Seq[netip.Addr]) {
+	var changed []netip.Addr
+	for addr := range addrs {
 		if a.locateAddress(c, addr) {
-			a.moved(c, addr)
+			changed = append(changed, addr)
 		}
+	}
+	for _, addr := range changed {
+		a.moved(c, addr)
 	}
 }
 
@@ -105,11 +117,7 @@ func (a *App) hostEvent(c *controller.Context, h topology.Host) {
 			seen[addr] = true
 		}
 	}
-	for addr := range seen {
-		if a.locateAddress(c, addr) {
-			a.moved(c, addr)
-		}
-	}
+	a.relocate(c, maps.Keys(seen))
 }
 
 // resolving says whether a VIP is young and has members that may yet answer.
