@@ -85,7 +85,7 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, owners []uint16)
 				if in.chained() {
 					actions = []ofproto.Action{ofproto.Group{ID: m.Group}}
 				}
-				flow(actions, selector(l.Key.Protocol.number(), slot, len(owners))...)
+				flow(actions, in.selector(l.Key.Protocol.number(), slot, len(owners))...)
 			}
 		}
 		return
@@ -192,11 +192,16 @@ func (in vipInput) reverse(p *flowtable.Part, l ListenerRecord) {
 // selector is the match that stands for one of size slots where no hash does: four
 // bits of the source port, and as many of the source address as the slots need
 // beyond. The lowest bit of the port says nothing: Linux picks even ones to connect.
-func selector(proto uint8, slot, size int) []ofproto.Field {
-	const portBits = 4
-	addressBits := max(bits.Len(uint(size-1))-portBits, 0)
-	fs := []ofproto.Field{ofproto.L4SrcMasked(proto, uint16(slot&(1<<portBits-1))<<1, (1<<portBits-1)<<1)}
-	if addressBits > 0 {
+// OpenFlow has no masks on ports (§7.2.3.7), Open vSwitch has: elsewhere all bits
+// are those of the address, and a client keeps to one slot.
+func (in vipInput) selector(proto uint8, slot, size int) []ofproto.Field {
+	portBits := 0
+	var fs []ofproto.Field
+	if in.caps.Nicira {
+		portBits = 4
+		fs = append(fs, ofproto.L4SrcMasked(proto, uint16(slot&(1<<portBits-1))<<1, (1<<portBits-1)<<1))
+	}
+	if addressBits := max(bits.Len(uint(size-1))-portBits, 0); addressBits > 0 {
 		fs = append(fs, ofproto.IPv4SrcMasked(uint32(slot>>portBits), 1<<addressBits-1))
 	}
 	return fs
