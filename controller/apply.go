@@ -369,7 +369,7 @@ func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
 		return nil, fmt.Errorf("groups: %w", err)
 	}
 	err = s.conn.Multipart(ctx, allFlows(), func(b []byte) error {
-		return each(ofproto.FlowStatsOf(b), func(f ofproto.FlowStats) { in.AddFlow(f.Table, f.Priority, f.Match, f.Cookie) })
+		return each(ofproto.FlowStatsOf(b), in.AddFlow)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("flows: %w", err)

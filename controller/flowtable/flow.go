@@ -11,7 +11,6 @@
 package flowtable
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -38,8 +37,6 @@ type Flow struct {
 	Priority     uint16
 	Match        ofproto.Match // canonical, as NewMatch makes it
 	Instructions []ofproto.Instruction
-	// Flags are ofp_flow_mod_flags; FlagSendFlowRem is added to all.
-	Flags uint16
 }
 
 // Group is a group entry as an app desires it (§5.6).
@@ -108,7 +105,7 @@ func addMessage(f Flow, cookie uint64) *ofproto.FlowMod {
 		BufferID:     ofproto.NoBuffer,
 		OutPort:      ofproto.PortAny,
 		OutGroup:     ofproto.GroupAny,
-		Flags:        f.Flags | ofproto.FlagSendFlowRem,
+		Flags:        ofproto.FlagSendFlowRem,
 		Match:        f.Match,
 		Instructions: f.Instructions,
 	}
@@ -130,16 +127,24 @@ func deleteMessage(k FlowKey, cookie uint64) *ofproto.FlowMod {
 	}
 }
 
-// cookie hashes the content of a flow with FNV-1a over the flow-mod that would
-// install it, folded to 40 bits. scratch is reused between calls.
-func cookie(version uint8, app AppID, f Flow, scratch []byte) (uint64, []byte) {
-	scratch = ofproto.Append(scratch[:0], 0, addMessage(f, 0))
+// cookieOf hashes the content of a flow: table, priority, match and instructions as
+// they stand on the wire, with FNV-1a folded to 40 bits. Flags are the same for all
+// flows of ours, and not every switch reports them.
+func cookieOf(version uint8, app AppID, k FlowKey, instructions []byte) uint64 {
 	h := uint64(14695981039346656037)
-	for _, b := range scratch {
-		h = (h ^ uint64(b)) * 1099511628211
+	add := func(b byte) { h = (h ^ uint64(b)) * 1099511628211 }
+	add(byte(k.Table))
+	add(byte(k.Priority >> 8))
+	add(byte(k.Priority))
+	for i := range len(k.Match) {
+		add(k.Match[i])
+	}
+	add(0)
+	for _, b := range instructions {
+		add(b)
 	}
 	h ^= h >> 40
-	return cookieMagic | uint64(version&0xf)<<44 | uint64(app&0xf)<<40 | h&cookieHashMask, scratch
+	return cookieMagic | uint64(version&0xf)<<44 | uint64(app&0xf)<<40 | h&cookieHashMask
 }
 
 // groupRefs calls yield for every group that a flow's instructions name.
@@ -172,31 +177,14 @@ func bucketRefs(bs []ofproto.Bucket, yield func(ofproto.GroupID)) {
 	}
 }
 
-// describe returns the bytes by which two group descriptions are compared. They
-// are those of the group-mod, after undoing what Open vSwitch rewrites when it
-// reports a group: a load of a whole field comes back as a set-field.
+// describe returns the bytes by which two group descriptions are compared: those
+// of the group-mod, without weights where they mean nothing.
 func describe(t ofproto.GroupType, bs []ofproto.Bucket) string {
-	norm := slices.Clone(bs)
-	for i := range norm {
-		if t != ofproto.GroupTypeSelect {
-			norm[i].Weight = 0
+	if t != ofproto.GroupTypeSelect {
+		bs = slices.Clone(bs)
+		for i := range bs {
+			bs[i].Weight = 0
 		}
-		norm[i].Actions = normalActions(norm[i].Actions)
 	}
-	return string(ofproto.Append(nil, 0, &ofproto.GroupMod{Type: t, Buckets: norm})[ofproto.HeaderLen:])
-}
-
-// normalActions returns actions in the form of a comparison.
-func normalActions(actions []ofproto.Action) []ofproto.Action {
-	out := slices.Clone(actions)
-	for i, a := range out {
-		l, ok := a.(ofproto.Load)
-		if !ok || l.Offset != 0 || int(l.Bits) != l.Dst.Bits() || l.Bits%8 != 0 {
-			continue
-		}
-		value := make([]byte, 8)
-		binary.BigEndian.PutUint64(value, l.Value)
-		out[i] = ofproto.SetField{Field: ofproto.Field{Type: l.Dst, Value: value[8-l.Bits/8:]}}
-	}
-	return out
+	return string(ofproto.Append(nil, 0, &ofproto.GroupMod{Type: t, Buckets: bs})[ofproto.HeaderLen:])
 }

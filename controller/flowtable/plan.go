@@ -175,8 +175,10 @@ func (t *Table) Applied(m *Mod) {
 	case *ofproto.GroupMod:
 		if m.remove {
 			delete(t.hasGroups, m.group)
+			delete(t.setGroups, m.group)
 		} else {
 			t.hasGroups[m.group] = m.desc
+			t.setGroups[m.group] = m.desc
 		}
 	case *ofproto.FlowMod:
 		if m.remove {

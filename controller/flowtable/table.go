@@ -22,6 +22,11 @@ type Table struct {
 	hasGroups map[ofproto.GroupID]string
 	foreign   map[FlowKey]uint64 // entries that are not ours, by cookie
 
+	setGroups map[ofproto.GroupID]string // as last set and acknowledged
+	// How many read-backs in a row found an object otherwise than it was set.
+	alteredFlows  map[FlowKey]int
+	alteredGroups map[ofproto.GroupID]int
+
 	queue   []PartKey // dirty parts, oldest first
 	queued  map[PartKey]bool
 	scratch []byte
@@ -61,6 +66,7 @@ func New(p *Pipeline) *Table {
 		hasFlows:  map[FlowKey]uint64{},
 		hasGroups: map[ofproto.GroupID]string{},
 		foreign:   map[FlowKey]uint64{},
+		setGroups: map[ofproto.GroupID]string{},
 		queued:    map[PartKey]bool{},
 	}
 }
@@ -86,8 +92,8 @@ func (t *Table) SetPart(key PartKey, p Part) error {
 	}
 	for _, f := range p.Flows {
 		k := keyOf(f)
-		var c uint64
-		c, t.scratch = cookie(t.pipeline.Version, key.App, f, t.scratch)
+		t.scratch = ofproto.AppendInstructions(t.scratch[:0], f.Instructions)
+		c := cookieOf(t.pipeline.Version, key.App, k, t.scratch)
 		t.flows[k] = wantedFlow{part: key, flow: f, cookie: c}
 		now.flows = append(now.flows, k)
 		delete(now.staleFlows, k)
@@ -179,20 +185,26 @@ type Installed struct {
 	flows   map[FlowKey]uint64
 	groups  map[ofproto.GroupID]string
 	foreign map[FlowKey]uint64
+	altered map[FlowKey]struct{} // of flows
 }
 
 // NewInstalled returns an empty read-back.
 func NewInstalled() *Installed {
-	return &Installed{flows: map[FlowKey]uint64{}, groups: map[ofproto.GroupID]string{}, foreign: map[FlowKey]uint64{}}
+	return &Installed{flows: map[FlowKey]uint64{}, groups: map[ofproto.GroupID]string{}, foreign: map[FlowKey]uint64{}, altered: map[FlowKey]struct{}{}}
 }
 
-// AddFlow records an entry that the switch reported. It keeps nothing of match.
-func (in *Installed) AddFlow(table ofproto.Table, priority uint16, match ofproto.Match, cookie uint64) {
-	k := FlowKey{Table: table, Priority: priority, Match: string(match.Canonical())}
-	if OwnsCookie(cookie) {
-		in.flows[k] = cookie
-	} else {
-		in.foreign[k] = cookie
+// AddFlow records an entry that the switch reported. It keeps nothing of f. An
+// entry with a cookie of ours and a content that the cookie does not stand for has
+// been altered by somebody else, and is recorded as such.
+func (in *Installed) AddFlow(f ofproto.FlowStats) {
+	k := FlowKey{Table: f.Table, Priority: f.Priority, Match: string(f.Match.Canonical())}
+	if !OwnsCookie(f.Cookie) {
+		in.foreign[k] = f.Cookie
+		return
+	}
+	in.flows[k] = f.Cookie
+	if cookieOf(uint8(f.Cookie>>44&0xf), CookieApp(f.Cookie), k, f.RawInstructions) != f.Cookie {
+		in.altered[k] = struct{}{}
 	}
 }
 
@@ -209,6 +221,7 @@ func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets
 // is stale is deleted.
 func (t *Table) ReadBack(in *Installed) {
 	t.hasFlows, t.hasGroups, t.foreign = in.flows, in.groups, in.foreign
+	t.repair(in)
 	orphans := t.parts[PartKey{}]
 	if orphans == nil {
 		orphans = newPart()
@@ -227,6 +240,30 @@ func (t *Table) ReadBack(in *Installed) {
 	for _, key := range slices.SortedFunc(maps.Keys(t.parts), comparePartKeys) {
 		t.MarkDirty(key)
 	}
+}
+
+// believeAfter is how many times in a row a read-back must find an object otherwise
+// than it was set before the switch is taken to write it in its own way.
+const believeAfter = 3
+
+// repair makes the entries that were altered due to be set again; groups that are
+// not as desired are so already. What a switch reports otherwise however often it is
+// set is its own way of writing it, and is believed.
+func (t *Table) repair(in *Installed) {
+	flows, groups := map[FlowKey]int{}, map[ofproto.GroupID]int{}
+	for k := range in.altered {
+		if flows[k] = t.alteredFlows[k] + 1; flows[k] <= believeAfter {
+			t.hasFlows[k] = 0
+		}
+	}
+	for id, has := range t.hasGroups {
+		if w, wanted := t.groups[id]; wanted && w.desc != has && t.setGroups[id] == w.desc {
+			if groups[id] = t.alteredGroups[id] + 1; groups[id] > believeAfter {
+				t.hasGroups[id] = w.desc
+			}
+		}
+	}
+	t.alteredFlows, t.alteredGroups = flows, groups
 }
 
 func comparePartKeys(a, b PartKey) int {
