@@ -16,6 +16,16 @@ import (
 // each broadcast exactly once.
 func requireOneCopy(l *lab, from *host) {
 	l.t.Helper()
+	// A port that has just come up gets broadcasts after a second, when it is known that no switch is behind it.
+	eventually(l.t, 10*time.Second, "a broadcast of "+from.name+" reaches all", func() bool {
+		for name, copies := range l.broadcast(from, 1) {
+			require.LessOrEqual(l.t, copies[0], 1, "copies of a broadcast of %s at %s", from.name, name)
+			if copies[0] == 0 {
+				return false
+			}
+		}
+		return true
+	})
 	for name, copies := range l.broadcast(from, 100) {
 		for i, n := range copies {
 			require.Equal(l.t, 1, n, "copies of broadcast %d of %s at %s", i, from.name, name)

@@ -353,7 +353,8 @@ func (h *host) stream(send func([]byte) error, receive func([]byte) (int, error)
 				return
 			case <-tick.C:
 			}
-			for ; n < uint64(time.Since(begin)/time.Millisecond); n++ {
+			// What is due since the last tick; at most one second's packets, should sending have been blocked.
+			for due := min(uint64(time.Since(begin)/time.Millisecond), n+1000); n < due; n++ {
 				if err := send(binary.BigEndian.AppendUint64(nil, n)); err != nil && !passing(err) {
 					s.broke(err)
 					return
@@ -381,7 +382,15 @@ func (h *host) stream(send func([]byte) error, receive func([]byte) (int, error)
 		}
 	})
 	var once sync.Once
-	s.end = func() { once.Do(func() { close(s.stop); s.sends.Wait(); s.drain(); end(); s.reads.Wait() }) }
+	s.end = func() {
+		once.Do(func() {
+			close(s.stop)
+			s.sends.Wait()
+			s.drain()
+			end()
+			s.reads.Wait()
+		})
+	}
 	h.t.Cleanup(s.end)
 	return s
 }
