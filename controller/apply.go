@@ -74,6 +74,7 @@ type worker struct {
 	retries   map[flowtable.PartKey]retry
 	installed *flowtable.Installed // a read-back that is not in the table yet
 	ready     bool
+	shut      error // why the gate is shut; nil: open
 }
 
 // step compiles what was assigned and applies plans until nothing is dirty.
@@ -82,7 +83,7 @@ func (w *worker) step(ctx context.Context) error {
 		if err := w.take(ctx); err != nil {
 			return err
 		}
-		if !w.ready || !w.table.Dirty() {
+		if !w.ready || w.held(ctx) || !w.table.Dirty() {
 			return nil
 		}
 		plan := w.table.Plan(planSize)
@@ -120,9 +121,11 @@ func (w *worker) take(ctx context.Context) error {
 			results[key] = err
 		}
 	}
-	if len(results) > 0 {
-		w.c.applied(ctx, w.session, w.applied(results), w.counts())
-	}
+	defer func() {
+		if len(results) > 0 {
+			w.c.applied(ctx, w.session, w.applied(results), w.counts())
+		}
+	}()
 	if !complete {
 		return nil
 	}
@@ -135,7 +138,21 @@ func (w *worker) take(ctx context.Context) error {
 	}
 	if w.installed != nil {
 		w.table.ReadBack(w.installed)
-		w.installed, w.ready = nil, true
+		w.installed = nil
+		if !w.ready {
+			w.ready = true
+			if w.shut = w.gate(); w.shut != nil {
+				w.c.hold(ctx, w.session, w.shut)
+				for key := range w.compiled {
+					results[key] = w.shut
+				}
+			}
+		}
+	}
+	if w.shut != nil {
+		for key := range sources {
+			results[key] = w.shut
+		}
 	}
 	// After the read-back: what it saw may have been removed since.
 	for _, r := range removed {

@@ -61,21 +61,26 @@ type Options struct {
 	Store        Store
 	Graph        *topology.Graph
 	Apps         []App
-	DefaultStage Stage // of switches that have none stored
+	Cluster      string // identity of the store
+	DefaultStage Stage  // of switches that have none stored
 	Log          *slog.Logger
 }
 
 // Controller accepts switches and runs the apps. Make one with New, then Run it.
 type Controller struct {
 	Options
-	log        *slog.Logger
-	logLimited limitedLog
-	term       atomic.Uint64
-	cmds       chan func()
-	inbox      inbox
-	notices    notices
-	saver      saver
-	stopped    chan struct{}
+	log         *slog.Logger
+	logLimited  limitedLog
+	term        atomic.Uint64
+	firstTerm   uint64 // of this start
+	termsMu     sync.Mutex
+	terms       map[uint64]bool // given out since
+	heldReasons atomic.Pointer[[]string]
+	cmds        chan func()
+	inbox       inbox
+	notices     notices
+	saver       saver
+	stopped     chan struct{}
 
 	// Owned by the core loop.
 	ctx        *Context
@@ -112,6 +117,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		ctx:      NewContext(time.Now(), o.Graph, nil),
 	}
 	c.term.Store(term)
+	c.firstTerm, c.terms = term, map[uint64]bool{term: true}
 	// Switches known from before a restart have that long to come back.
 	for _, sw := range o.Graph.Snapshot().Switches() {
 		c.goneAt[ofproto.DPID(sw.DPID)] = c.ctx.Now.Add(returnWithin)
@@ -305,12 +311,21 @@ func (c *Controller) raiseTerm(ctx context.Context, least uint64) error {
 	if err != nil {
 		return fmt.Errorf("controller: raise term: %w", err)
 	}
-	for {
-		old := c.term.Load()
-		if old >= term || c.term.CompareAndSwap(old, term) {
-			return nil
-		}
+	c.termsMu.Lock()
+	defer c.termsMu.Unlock()
+	c.terms[term] = true
+	if term > c.term.Load() {
+		c.term.Store(term)
 	}
+	return nil
+}
+
+// suspect says whether a term that a switch has seen is none that this store gave
+// out: later than the one of this start, and not one it was raised to since.
+func (c *Controller) suspect(term uint64) bool {
+	c.termsMu.Lock()
+	defer c.termsMu.Unlock()
+	return term != ^uint64(0) && int64(term-c.firstTerm) > 0 && !c.terms[term]
 }
 
 // attach makes a session's switch known to the apps and assigns all its parts.
@@ -358,7 +373,7 @@ func portState(p ofproto.PortDesc) topology.PortState {
 
 // compileAll captures every part that the apps desire on a switch.
 func (c *Controller) compileAll(sw *Switch) map[flowtable.PartKey]Source {
-	parts := map[flowtable.PartKey]Source{}
+	parts := map[flowtable.PartKey]Source{{App: AppStore, Name: markPart}: markSource(c.Cluster)}
 	for _, app := range c.Apps {
 		c.call(app, func(x *Context) {
 			for _, name := range app.Parts(x, sw) {
@@ -463,6 +478,7 @@ func (c *Controller) detach(s *session) {
 		delete(c.sessions, s.dpid)
 		if sw := x.switches[s.dpid]; sw != nil && sw.session == s {
 			delete(x.switches, s.dpid)
+			c.publishHeld()
 			c.leave(sw, x.Now)
 			c.goneAt[s.dpid] = x.Now.Add(goneAfter)
 			x.Emit(SwitchDown{s.dpid})
@@ -498,6 +514,8 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 			name := AppNames[r.key.App] + "/" + r.key.Name
 			if r.err == nil {
 				delete(sw.Faults, name)
+			} else if errors.Is(r.err, ErrHeld) {
+				// The switch's own fault says so.
 			} else if old := sw.Faults[name]; old != r.err.Error() {
 				sw.Faults[name] = r.err.Error()
 				s.log().Error("switch refuses a part", "part", name, "error", r.err)

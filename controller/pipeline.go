@@ -10,6 +10,7 @@ const (
 	AppDiscovery  flowtable.AppID = 1
 	AppForwarding flowtable.AppID = 2
 	AppBalancer   flowtable.AppID = 3
+	AppStore      flowtable.AppID = 15 // the mark of the store; see gate.go
 )
 
 // AppNames names the apps for display and documentation.
@@ -17,6 +18,7 @@ var AppNames = map[flowtable.AppID]string{
 	AppDiscovery:  "discovery",
 	AppForwarding: "forwarding",
 	AppBalancer:   "balancer",
+	AppStore:      "store",
 }
 
 // ProbeMAC is the source address of the frames that the controller itself sends:
@@ -34,6 +36,7 @@ const (
 
 // Priorities, by table.
 const (
+	PrioMark      uint16 = 65500 // ingress: the mark of the store
 	PrioDiscovery uint16 = 65000 // ingress: LLDP
 	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
 	PrioVIPARP    uint16 = 40000 // ingress: ARP for a VIP
@@ -65,6 +68,7 @@ var Pipeline = &flowtable.Pipeline{
 				ofproto.FieldARPOp, ofproto.FieldARPTPA, ofproto.FieldIPProto, ofproto.FieldICMPv6Type},
 			Next: []ofproto.Table{TableSource, TableVIP},
 			Rows: []flowtable.RowSpec{
+				{Priority: PrioMark, App: AppStore, Stages: "all", Match: "an EtherType and address that no packet has, made of the store's identity", Does: "nothing; marks the switch as programmed from this store"},
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
 				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP to the controller's own MAC", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request for a VIP", Does: "turned into the reply and sent back; by the controller where the switch cannot"},

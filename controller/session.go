@@ -60,6 +60,8 @@ type session struct {
 	role     ofproto.Role
 	ports    []ofproto.PortDesc
 	bundleID uint32
+	// laterTerm is a term that the switch has seen and this store never gave out.
+	laterTerm uint64
 
 	table *flowtable.Table // owned by the worker
 
@@ -73,6 +75,7 @@ type session struct {
 	complete  bool // sources has held every part once
 	removed   []removedFlow
 	reread    bool
+	confirmed bool           // an operator lets the switch be written to; see gate.go
 	sent      map[uint32]int // xid → index of the mods being applied
 	errs      map[int]*ofproto.Error
 
@@ -256,29 +259,35 @@ func refused(err error) bool {
 	return errors.As(err, &e)
 }
 
-// becomeMaster requests the role MASTER under the controller's term (§6.3.6). A
-// switch that has seen a later term tells it, and the term is raised above it. A
-// switch that knows no roles has one controller, which may write.
+// becomeMaster requests the role MASTER under the controller's term (§6.3.6). Where
+// the switch has seen a later one, the term is raised above it; whose that was is
+// for the gate to judge. A switch that knows no roles has one controller, which may
+// write.
 func (s *session) becomeMaster(ctx context.Context) error {
 	for range 3 {
-		term := s.c.term.Load()
-		reply, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleMaster, GenerationID: term})
-		var e *ofproto.Error
-		switch {
-		case err == nil:
-			s.role = reply.Role
-			return nil
-		case !errors.As(err, &e):
-			return err
-		case e.Type != ofproto.ErrorRoleRequestFailed:
+		seen, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleNoChange})
+		if refused(err) {
 			s.role = ofproto.RoleEqual
 			return nil
-		}
-		now, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleNoChange})
-		if err != nil {
+		} else if err != nil {
 			return err
 		}
-		if err := s.c.raiseTerm(ctx, now.GenerationID+1); err != nil {
+		// All ones: the switch has seen no term yet.
+		if seen.GenerationID != ^uint64(0) && int64(seen.GenerationID-s.c.term.Load()) > 0 {
+			s.laterTerm = seen.GenerationID
+			if err := s.c.raiseTerm(ctx, seen.GenerationID+1); err != nil {
+				return err
+			}
+		} else if s.c.suspect(seen.GenerationID) {
+			s.laterTerm = seen.GenerationID
+		}
+		reply, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleMaster, GenerationID: s.c.term.Load()})
+		if err == nil {
+			s.role = reply.Role
+			return nil
+		}
+		var e *ofproto.Error
+		if !errors.As(err, &e) || e.Type != ofproto.ErrorRoleRequestFailed || e.Code != ofproto.CodeRoleStale {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ func serve(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	core, err = controller.New(ctx, controller.Options{
-		Store: state, Graph: graph, DefaultStage: stage, Log: log,
+		Store: state, Graph: graph, Cluster: db.ClusterID(), DefaultStage: stage, Log: log,
 		Apps: []controller.App{
 			discovery.New(lldpKey(db), rand.Reader, state.saveTopology),
 			forwarding.New(graph),
@@ -97,6 +97,7 @@ func serve(ctx context.Context, cfg Config) (err error) {
 		VIPs:    balancer.NewService(intents, vips, core),
 		Network: network{core},
 		Events:  events{core},
+		Ready:   core.Held,
 		Tokens:  tokens,
 		Log:     log,
 		Version: programVersion(),

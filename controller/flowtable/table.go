@@ -297,6 +297,32 @@ func (t *Table) MarkDirty(key PartKey) {
 // Dirty says whether a Plan would look at any part.
 func (t *Table) Dirty() bool { return len(t.queue) > 0 }
 
+// Stale returns how many of the flows and groups of ours that the switch holds are
+// not desired, and how many it holds.
+func (t *Table) Stale() (stale, has int) {
+	for k := range t.hasFlows {
+		if !t.wantsFlow(k) {
+			stale++
+		}
+	}
+	for id := range t.hasGroups {
+		if !t.wantsGroup(id) {
+			stale++
+		}
+	}
+	return stale, len(t.hasFlows) + len(t.hasGroups)
+}
+
+// StaleOf returns how many flows of one app the switch holds that are not desired.
+func (t *Table) StaleOf(app AppID) (stale int) {
+	for k, c := range t.hasFlows {
+		if CookieApp(c) == app && !t.wantsFlow(k) {
+			stale++
+		}
+	}
+	return stale
+}
+
 // Foreign returns how many entries of others the last read-back saw.
 func (t *Table) Foreign() int { return len(t.foreign) }
 
