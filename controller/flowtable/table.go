@@ -237,9 +237,16 @@ func (t *Table) ReadBack(in *Installed) {
 			orphans.staleGroups[id] = struct{}{}
 		}
 	}
+	// What is left over goes last: a group of it may still be in a bucket that only
+	// the plan of another part takes away.
+	t.queue = slices.DeleteFunc(t.queue, func(k PartKey) bool { return k == PartKey{} })
+	delete(t.queued, PartKey{})
 	for _, key := range slices.SortedFunc(maps.Keys(t.parts), comparePartKeys) {
-		t.MarkDirty(key)
+		if key != (PartKey{}) {
+			t.MarkDirty(key)
+		}
 	}
+	t.MarkDirty(PartKey{})
 }
 
 // believeAfter is how many times in a row a read-back must find an object otherwise
