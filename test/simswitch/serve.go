@@ -2,7 +2,6 @@ package simswitch
 
 import (
 	"context"
-	"encoding/binary"
 	"maps"
 	"net"
 	"slices"
@@ -211,7 +210,7 @@ func (ch *channel) multipart(xid uint32, m *ofproto.MultipartRequest) {
 			sum.Flows++
 			sum.Packets += f.Counter.Packets
 			sum.Bytes += f.Counter.Bytes
-			records = append(records, f.stats().AppendTo(nil))
+			records = append(records, f.Stats().AppendTo(nil))
 		}
 		if m.Type == ofproto.MultipartAggregate {
 			records = [][]byte{sum.AppendTo(nil)}
@@ -263,10 +262,6 @@ func (s *Switch) groupRecords(m *ofproto.MultipartRequest) (records [][]byte) {
 		}
 	case ofproto.MultipartGroupDesc:
 		for _, g := range s.groupDescs() {
-			g.Buckets = slices.Clone(g.Buckets)
-			for i := range g.Buckets {
-				g.Buckets[i].Actions = reported(g.Buckets[i].Actions)
-			}
 			records = append(records, g.AppendTo(nil))
 		}
 	case ofproto.MultipartGroupFeatures:
@@ -291,22 +286,9 @@ func (s *Switch) groupRecords(m *ofproto.MultipartRequest) (records [][]byte) {
 	return records
 }
 
-// reported is how Open vSwitch reports actions: a load of a whole field comes back
-// as a set-field.
-func reported(actions []ofproto.Action) []ofproto.Action {
-	out := slices.Clone(actions)
-	for i, a := range out {
-		if l, ok := a.(ofproto.Load); ok && l.Offset == 0 && int(l.Bits) == l.Dst.Bits() {
-			v := binary.BigEndian.AppendUint64(nil, l.Value)
-			out[i] = ofproto.SetField{Field: ofproto.Field{Type: l.Dst, Value: v[8-l.Dst.Len():]}}
-		}
-	}
-	return out
-}
-
-// stats reports an entry. The fields of its match come in an order of the switch's
+// Stats reports an entry. The fields of its match come in an order of the switch's
 // own, as they do from Open vSwitch.
-func (f *Flow) stats() ofproto.FlowStats {
+func (f *Flow) Stats() ofproto.FlowStats {
 	var m ofproto.Match
 	for rest := []byte(f.Match); len(rest) > 0; {
 		n := 4 + int(rest[3])
