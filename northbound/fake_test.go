@@ -258,6 +258,18 @@ func (f *fakeNetwork) SetStage(ctx context.Context, dpid ofproto.DPID, stage str
 	return nil
 }
 
+func (f *fakeNetwork) Confirm(ctx context.Context, dpid ofproto.DPID) error {
+	v, err := f.Switch(ctx, dpid)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v.Faults = nil
+	f.switches[dpid] = v
+	return nil
+}
+
 func (f *fakeNetwork) Settled(context.Context, ofproto.DPID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

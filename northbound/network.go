@@ -26,6 +26,10 @@ type Network interface {
 	// SetStage stores the stage of a switch, one of Stages. It is durable when it
 	// returns; the switch follows.
 	SetStage(ctx context.Context, dpid ofproto.DPID, stage string) error
+	// Confirm lets a switch be written to that was held back because the store does
+	// not seem to be the one it was programmed from. A switch that is not held stays
+	// as it is.
+	Confirm(ctx context.Context, dpid ofproto.DPID) error
 	// Settled returns nil when the switch has acknowledged, or failed to take, all
 	// that it is to hold now. A switch that is not connected is not waited for. The
 	// error is that of ctx.
@@ -273,6 +277,23 @@ func (s *Server) putStage(c echo.Context) error {
 		return badField("stage", "%q is none of %s", stage, strings.Join(Stages, ", "))
 	}
 	if err := s.setStage(c.Request().Context(), dpid, stage, cond); err != nil {
+		return err
+	}
+	s.wait(c, wait, func(ctx context.Context) error { return s.o.Network.Settled(ctx, dpid) })
+	return s.respondSwitch(c, dpid)
+}
+
+// postConfirm lets a held switch be written to. It takes no body.
+func (s *Server) postConfirm(c echo.Context) error {
+	dpid, err := dpidParam(c)
+	if err != nil {
+		return err
+	}
+	_, wait, err := writeParams(c)
+	if err != nil {
+		return err
+	}
+	if err := s.o.Network.Confirm(c.Request().Context(), dpid); err != nil {
 		return err
 	}
 	s.wait(c, wait, func(ctx context.Context) error { return s.o.Network.Settled(ctx, dpid) })

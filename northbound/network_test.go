@@ -70,6 +70,7 @@ func TestStage(t *testing.T) {
 	}
 	require.Equal(t, "observe", r.network.switches[1].Stage)
 	r.refused(404, nil, "PUT /v1/switches/00000000000000ff/stage", `{"stage":"steer"}`)
+	r.refused(404, nil, "POST /v1/switches/00000000000000ff/confirm", "")
 	r.refused(404, nil, "PUT /v1/switches/00000000000000ff/stage", `{"stage":"steer"}`, "If-Match", "*")
 }
 

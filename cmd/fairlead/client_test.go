@@ -120,6 +120,11 @@ func (n *fakeNetwork) SetStage(ctx context.Context, dpid ofproto.DPID, stage str
 	return nil
 }
 
+func (f *fakeNetwork) Confirm(ctx context.Context, dpid ofproto.DPID) error {
+	_, err := f.Switch(ctx, dpid)
+	return err
+}
+
 func (n *fakeNetwork) Settled(context.Context, ofproto.DPID) error { return nil }
 
 func (n *fakeNetwork) Flows(ctx context.Context, dpid ofproto.DPID) ([]northbound.FlowView, error) {

@@ -16,7 +16,7 @@ import (
 )
 
 func switchCommand() *cobra.Command {
-	return group("switch", "Switches", switchList(), switchGet(), switchStage(), switchFlows(), switchGroups())
+	return group("switch", "Switches", switchList(), switchGet(), switchStage(), switchConfirm(), switchFlows(), switchGroups())
 }
 
 // switchPath checks a DPID: up to 16 hex digits.
@@ -115,6 +115,30 @@ func switchStage() *cobra.Command {
 		}
 		if c.output == "table" {
 			return c.done("switch %s in stage %s", args[0], args[1])
+		}
+		return c.print(a.body, nil)
+	})
+}
+
+func switchConfirm() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "confirm DPID", Short: "Let a switch be written to that was held back", Args: cobra.ExactArgs(1),
+		Long: "Let a switch be written to that was held back: because the store does not seem to be the one it was programmed\n" +
+			"from, or because more than half of what it holds would be deleted. `switch get` shows which. What the store\n" +
+			"does not want is then deleted from the switch.",
+	}
+	wait := waitFlag(cmd)
+	return clientCommand(cmd, outputs, func(c *client, args []string) error {
+		path, err := switchPath(args[0])
+		if err != nil {
+			return err
+		}
+		a, err := c.do(call{method: http.MethodPost, path: path + "/confirm", wait: *wait})
+		if err != nil {
+			return err
+		}
+		if c.output == "table" {
+			return c.done("switch %s confirmed", args[0])
 		}
 		return c.print(a.body, nil)
 	})

@@ -98,6 +98,10 @@ func (n network) SetStage(ctx context.Context, dpid ofproto.DPID, stage string) 
 	return n.core.SetStage(ctx, dpid, s)
 }
 
+func (n network) Confirm(ctx context.Context, dpid ofproto.DPID) error {
+	return n.explain(ctx, dpid, n.core.Confirm(ctx, dpid))
+}
+
 func (n network) Settled(ctx context.Context, dpid ofproto.DPID) error {
 	return n.core.Settled(ctx, dpid)
 }
