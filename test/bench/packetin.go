@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bytes"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"time"
 )
@@ -73,7 +70,7 @@ Answers a second: with %d outstanding a switch. Latency: with 1.`, fakeHosts, an
 		}
 		list = append(list, &answerer{name: c.name, least: c.least, process: p})
 	}
-	if err := b.put(list[0].process, "/v1/vips/bench", vipDocument(benchVIP, nil)); err != nil {
+	if err := b.put(list[0].process, "/v1/vips/bench", vipDocument(benchVIP, nil), nil); err != nil {
 		return err
 	}
 	for _, n := range []int{1, 16} {
@@ -182,63 +179,4 @@ func (b *bench) reportAnswers(list []*answerer, n int) {
 		b.printf("; latency %s, %s\n", latency.text("%.2f"), target(latency, 0, 1))
 	}
 	b.printf("\n")
-}
-
-// put sends a document to Fairlead's REST API.
-func (b *bench) put(p *process, path string, doc any) error {
-	body, err := json.Marshal(doc)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(b.ctx, http.MethodPut, p.http+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer discard(resp.Body)
-	if resp.StatusCode >= 300 {
-		var problem bytes.Buffer
-		_, _ = problem.ReadFrom(resp.Body)
-		return fmt.Errorf("PUT %s: %s: %s", path, resp.Status, problem.String())
-	}
-	return nil
-}
-
-// get reads a document of Fairlead's REST API.
-func (b *bench) get(p *process, path string, doc any) error {
-	req, err := http.NewRequestWithContext(b.ctx, http.MethodGet, p.http+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer discard(resp.Body)
-	if resp.StatusCode >= 300 {
-		return fmt.Errorf("GET %s: %s", path, resp.Status)
-	}
-	return json.NewDecoder(resp.Body).Decode(doc)
-}
-
-// vipDocument is a VIP on port 80 in the form of the REST API.
-func vipDocument(vip netip.Addr, members []netip.AddrPort) any {
-	type member struct {
-		Address netip.Addr `json:"address"`
-		Port    uint16     `json:"port"`
-	}
-	list := []member{}
-	for _, m := range members {
-		list = append(list, member{m.Addr(), m.Port()})
-	}
-	return map[string]any{
-		"address": vip,
-		"listeners": []any{map[string]any{
-			"protocol": "tcp", "port": 80, "pool": map[string]any{"members": list},
-		}},
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -173,10 +172,4 @@ func (b *bench) startOSKen() (*process, error) {
 		// Debian's Python: another one in front of it in PATH has no os-ken.
 		return []string{"/usr/bin/python3", "/usr/bin/osken-manager", "--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", port, app}
 	})
-}
-
-// discard reads a body to its end, so that its connection can be used again.
-func discard(r io.ReadCloser) {
-	_, _ = io.Copy(io.Discard, r)
-	_ = r.Close()
 }
