@@ -324,9 +324,17 @@ func (c *controller) put(name string, doc vipDoc) vipState {
 	return c.serves(name)
 }
 
-// serves waits until every switch has the VIP's newest document installed and
-// every member has been found.
+// serves waits until the VIP is installed and the switches follow.
 func (c *controller) serves(name string) vipState {
+	c.t.Helper()
+	s := c.installed(name)
+	c.lab.settle()
+	return s
+}
+
+// installed waits until every switch has acknowledged the VIP's newest document
+// and every member has been found.
+func (c *controller) installed(name string) vipState {
 	c.t.Helper()
 	var s vipState
 	path := "/v1/vips/" + name
@@ -355,7 +363,6 @@ func (c *controller) serves(name string) vipState {
 		}
 		return true
 	})
-	c.lab.settle()
 	return s
 }
 

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"sync"
 	"testing"
@@ -59,7 +60,7 @@ func TestCrashUnderTraffic(t *testing.T) {
 		t.Fatal(f)
 	}
 	for i := range vips {
-		c.serves(fmt.Sprintf("vip-%d", i))
+		c.installed(fmt.Sprintf("vip-%d", i))
 	}
 
 	var open []*session
@@ -83,7 +84,7 @@ func TestCrashUnderTraffic(t *testing.T) {
 	}
 	c.start()
 	for i := range vips {
-		c.serves(fmt.Sprintf("vip-%d", i))
+		c.installed(fmt.Sprintf("vip-%d", i))
 	}
 	c.quiet()
 	udp.flows(t, 500)
@@ -101,5 +102,7 @@ func TestCrashUnderTraffic(t *testing.T) {
 		require.NoError(t, err, "a connection after the restart")
 		require.Equal(t, s.member, member)
 	}
-	require.Equal(t, before, l.tap.mods(), "messages that change a switch, by type")
+	if after := l.tap.mods(); !maps.Equal(before, after) {
+		t.Fatalf("the switch was changed: messages by type before: %v, after: %v, the last of them:\n%s", before, after, l.tap.last(t, 10))
+	}
 }

@@ -4,10 +4,13 @@ package e2e
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"io"
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,7 +26,6 @@ const (
 const (
 	typeExperimenter = 4
 	typePacketIn     = 10
-	typePacketOut    = 13
 	typeFlowMod      = 14
 	typeGroupMod     = 15
 	typePortMod      = 16
@@ -31,12 +33,16 @@ const (
 	typeMeterMod     = 29
 )
 
+// modTypes are those that change a switch.
+var modTypes = []byte{typeFlowMod, typeGroupMod, typePortMod, typeTableMod, typeMeterMod}
+
 // tap passes OpenFlow connections on to the controller and counts the messages.
 type tap struct {
 	ns *namespace
 	mu sync.Mutex
 	// down counts messages to the switches by type; those inside a bundle count as what they are.
 	down, up map[byte]int
+	recent   [][]byte // messages that change a switch, the last thousand, without their bundles
 	conns    map[net.Conn]bool
 }
 
@@ -115,12 +121,16 @@ func (p *tap) copy(dst io.Writer, src io.Reader, counts map[byte]int) {
 		if _, err := io.ReadFull(src, b[8:n]); err != nil {
 			return
 		}
-		kind := b[1]
-		if kind == typeExperimenter && n > 25 && binary.BigEndian.Uint32(b[8:]) == 0x4f4e4600 && binary.BigEndian.Uint32(b[12:]) == bundleAdd {
-			kind = b[25] // the message in it
+		message := b[:n]
+		if message[1] == typeExperimenter && n >= 32 && binary.BigEndian.Uint32(b[8:]) == 0x4f4e4600 && binary.BigEndian.Uint32(b[12:]) == bundleAdd {
+			message = b[24 : 24+binary.BigEndian.Uint16(b[26:])] // the one in it
 		}
+		kind := message[1]
 		p.mu.Lock()
 		counts[kind]++
+		if slices.Contains(modTypes, kind) {
+			p.recent = append(p.recent[max(0, len(p.recent)-999):], slices.Clone(message))
+		}
 		p.mu.Unlock()
 		if _, err := dst.Write(b[:n]); err != nil {
 			return
@@ -133,12 +143,25 @@ func (p *tap) mods() map[byte]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := map[byte]int{}
-	for _, kind := range []byte{typeFlowMod, typeGroupMod, typePortMod, typeTableMod, typeMeterMod} {
+	for _, kind := range modTypes {
 		if p.down[kind] > 0 {
 			m[kind] = p.down[kind]
 		}
 	}
 	return m
+}
+
+// last prints the last n messages that changed a switch.
+func (p *tap) last(t testing.TB, n int) string {
+	t.Helper()
+	p.mu.Lock()
+	recent := slices.Clone(p.recent[max(0, len(p.recent)-n):])
+	p.mu.Unlock()
+	var s strings.Builder
+	for _, message := range recent {
+		s.WriteString(run(t, "ovs-ofctl", "ofp-print", hex.EncodeToString(message)) + "\n")
+	}
+	return s.String()
 }
 
 // packetIns returns the packets that switches have sent to the controller so far.
