@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -308,8 +307,9 @@ func (c Config) southboundTLS() (*tls.Config, error) {
 	}, nil
 }
 
-// listenHTTP opens the REST API's listener, with TLS when that is configured.
-func (c Config) listenHTTP(ctx context.Context) (net.Listener, error) {
+// listenHTTP opens the REST API's listener, unless it was inherited, and adds TLS when
+// that is configured.
+func (c Config) listenHTTP(inherited net.Listener) (net.Listener, error) {
 	var conf *tls.Config
 	if c.HTTPTLSCert != "" {
 		cert, err := tls.LoadX509KeyPair(c.HTTPTLSCert, c.HTTPTLSKey)
@@ -318,8 +318,7 @@ func (c Config) listenHTTP(ctx context.Context) (net.Listener, error) {
 		}
 		conf = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", c.HTTP)
+	l, err := listen(inherited, c.HTTP)
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"time"
 
@@ -80,7 +79,11 @@ func serve(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 
-	openflow, err := net.Listen("tcp", cfg.OpenFlow)
+	inherited, err := inheritedListeners()
+	if err != nil {
+		return err
+	}
+	openflow, err := listen(inherited[openflowSocket], cfg.OpenFlow)
 	if err != nil {
 		return fmt.Errorf("openflow: %w", err)
 	}
@@ -88,7 +91,7 @@ func serve(ctx context.Context, cfg Config) (err error) {
 	if conf != nil {
 		openflow = tls.NewListener(openflow, conf)
 	}
-	http, err := cfg.listenHTTP(ctx)
+	http, err := cfg.listenHTTP(inherited[httpSocket])
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
