@@ -33,6 +33,8 @@ const EdgeDelay = time.Second
 // Memory is what a controller keeps over a restart. It implements
 // controller.Store. It is safe for concurrent use.
 type Memory struct {
+	Cluster string // identity of the store
+
 	mu       sync.Mutex
 	stages   map[ofproto.DPID]controller.Stage
 	term     uint64
@@ -139,7 +141,7 @@ func Start(t *testing.T, n *simswitch.Network, o Options) *Lab {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	core, err := controller.New(ctx, controller.Options{
-		Store: o.Memory, Graph: g, Apps: apps, DefaultStage: o.Stage,
+		Store: o.Memory, Cluster: o.Memory.Cluster, Graph: g, Apps: apps, DefaultStage: o.Stage,
 		Log: slog.New(slog.NewTextHandler(o.Log, nil)),
 	})
 	require.NoError(t, err)
