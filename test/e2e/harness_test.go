@@ -116,7 +116,6 @@ func TestLabStreamCountsLosses(t *testing.T) {
 	require.NoError(t, r.err)
 	require.GreaterOrEqual(t, r.gap, 50*time.Millisecond)
 	require.GreaterOrEqual(t, r.lost(), 40)
-	require.Less(t, r.lost(), r.sent/2)
 	require.Equal(t, map[string]int{"h2": r.answered}, r.members)
 	r = tcp.finish()
 	t.Log(r)
