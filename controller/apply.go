@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -39,6 +40,9 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	if err := s.c.attach(ctx, s); err != nil {
 		return err
 	}
+	s.attached = time.Now()
+	s.c.admission.done(s.entry)
+	s.c.admission.settle(s.entry)
 	w := &worker{session: s, compiled: map[flowtable.PartKey]Source{}, retries: map[flowtable.PartKey]retry{}, installed: installed}
 	audit := time.NewTimer(auditDelay())
 	defer audit.Stop()
@@ -116,7 +120,11 @@ func (w *worker) take(ctx context.Context) error {
 			w.table.DeletePart(key)
 			continue
 		}
-		if err := w.table.SetPart(key, src.Build()); err != nil {
+		part, err := w.build(src)
+		if err == nil {
+			err = w.table.SetPart(key, part)
+		}
+		if err != nil {
 			w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
 			results[key] = err
 		}
@@ -165,6 +173,18 @@ func (w *worker) take(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// build compiles a part and contains a panic in it: the other parts go on.
+func (w *worker) build(src Source) (p flowtable.Part, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.c.admission.panicked()
+			w.log().Error("part panicked", "panic", r, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%w: %v", errPanic, r)
+		}
+	}()
+	return src.Build(), nil
 }
 
 // nextRetry is how long the worker may sleep for the sake of parts that failed.

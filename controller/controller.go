@@ -56,7 +56,7 @@ type Store interface {
 	NextTerm(ctx context.Context, least uint64) (uint64, error)
 }
 
-// Options configures a Controller. All fields are required.
+// Options configures a Controller. The fields down to Log are required.
 type Options struct {
 	Store        Store
 	Graph        *topology.Graph
@@ -64,6 +64,12 @@ type Options struct {
 	Cluster      string // identity of the store
 	DefaultStage Stage  // of switches that have none stored
 	Log          *slog.Logger
+
+	// Bindings keeps which certificate each switch is bound to; nil: they are kept
+	// until the process ends.
+	Bindings Bindings
+	// AllowPlain lets switches on other machines connect without TLS.
+	AllowPlain bool
 }
 
 // Controller accepts switches and runs the apps. Make one with New, then Run it.
@@ -80,6 +86,10 @@ type Controller struct {
 	inbox       inbox
 	notices     notices
 	saver       saver
+	admission   *admission
+	bindings    bindings
+	alarms      alarms
+	warnPlain   sync.Once
 	stopped     chan struct{}
 
 	// Owned by the core loop.
@@ -103,7 +113,16 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("controller: take a term: %w", err)
 	}
+	bound := map[ofproto.DPID]Binding{}
+	if o.Bindings != nil {
+		if bound, err = o.Bindings.Bindings(ctx); err != nil {
+			return nil, fmt.Errorf("controller: read bindings: %w", err)
+		}
+	}
 	c := &Controller{
+		admission: newAdmission(),
+		bindings:  bindings{store: o.Bindings, of: bound},
+
 		Options:  o,
 		log:      o.Log,
 		cmds:     make(chan func(), 64),
@@ -180,12 +199,13 @@ func (c *Controller) accept(ctx context.Context, ln net.Listener) error {
 // Do runs f on the core loop and waits for it. f must not block.
 func (c *Controller) Do(ctx context.Context, f func(*Context)) error {
 	done := make(chan struct{})
-	if err := c.enqueue(ctx, func() { f(c.ctx); close(done) }); err != nil {
+	err := errPanic // until f has returned
+	if err := c.enqueue(ctx, func() { defer close(done); f(c.ctx); err = nil }); err != nil {
 		return err
 	}
 	select {
 	case <-done:
-		return nil
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-c.stopped:
@@ -297,7 +317,7 @@ func (c *Controller) claim(ctx context.Context, s *session) error {
 			return nil
 		}
 		if old.alive(ctx) {
-			c.logLimited.log(s.log(), slog.LevelError, "duplicate datapath id refused", "holder", old.peer.String())
+			c.alarm("duplicate "+s.dpid.String(), "duplicate datapath id refused", "dpid", s.dpid.String(), "peer", s.peer.String(), "holder", old.peer.String())
 			return fmt.Errorf("%w: %s", errDuplicate, old.peer)
 		}
 		old.conn.CloseWith(errSuperseded)
@@ -542,19 +562,31 @@ func (c *Controller) loop(ctx context.Context) error {
 			return ctx.Err()
 		case f := <-c.cmds:
 			c.now()
-			f()
+			c.contain(f)
 		case <-c.inbox.signal:
 			c.now()
 			if s := c.inbox.take(); s != nil {
-				c.drain(s)
+				c.contain(func() { c.drain(s) })
 			}
 		case <-timer.C:
 			c.now()
-			c.timers()
+			c.contain(c.timers)
 		}
-		c.flush()
+		c.contain(c.flush)
 		timer.Reset(c.nextTimer())
 	}
+}
+
+// contain keeps a panic in what the core does for one event from ending the process:
+// what the switches hold goes on, and the next event or audit finds what was missed.
+func (c *Controller) contain(f func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.admission.panicked()
+			c.log.Error("core panicked", "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	f()
 }
 
 func (c *Controller) now() { c.ctx.Now = time.Now() }
@@ -691,6 +723,7 @@ func (c *Controller) dispatch() {
 func (c *Controller) call(app App, f func(*Context)) {
 	defer func() {
 		if r := recover(); r != nil {
+			c.admission.panicked()
 			c.log.Error("app panicked", "app", AppNames[app.ID()], "panic", r, "stack", string(debug.Stack()))
 		}
 	}()

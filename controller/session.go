@@ -2,11 +2,13 @@ package controller
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -37,6 +39,8 @@ var (
 	errVersion       = errors.New("peer does not offer OpenFlow 1.3")
 	errDuplicate     = errors.New("datapath id is in use by a live connection")
 	errSuperseded    = errors.New("superseded: the switch connected again and this connection is dead")
+	errHandshake     = errors.New("handshake took too long")
+	errPanic         = errors.New("panic")
 	errAuxiliary     = errors.New("auxiliary connections are not used")
 	errPortsOverflow = errors.New("too many port events at once")
 )
@@ -49,6 +53,10 @@ type session struct {
 	conn *ofproto.Conn
 	logs atomic.Pointer[slog.Logger] // the reader logs while the handshake adds the datapath id
 	peer netip.AddrPort
+	cert *x509.Certificate // of the switch; nil: plain TCP
+
+	entry    *entry
+	attached time.Time // when it became a session; zero: not yet
 
 	hello chan *hello   // the first message, nil if it is no hello
 	phase atomic.Uint32 // of phase…
@@ -95,10 +103,59 @@ const (
 	phaseReady               // attached to the core
 )
 
-// serve runs one connection to its end and returns why it ended.
+// serve runs one connection to its end and returns why it ended. It owns nc.
 func (c *Controller) serve(ctx context.Context, nc net.Conn) error {
+	defer cut(nc)
+	e, err := c.admission.enter(nc)
+	if err != nil {
+		c.admission.count(reasonOf(err))
+		return err
+	}
+	attached, err := c.admitted(ctx, e)
+	switch evicted := c.admission.leave(e); {
+	case attached || err == nil || ctx.Err() != nil:
+	case evicted:
+		c.admission.count("evicted")
+	default:
+		c.admission.count(reasonOf(err))
+		if !e.addr.IsLoopback() { // all of this machine share that address
+			c.admission.note(holdKey{addr: e.addr, any: true}, true, time.Now())
+		}
+	}
+	return err
+}
+
+// reasonOf names why a connection became no session, for the counters.
+func reasonOf(err error) string {
+	for _, r := range []struct {
+		err  error
+		name string
+	}{
+		{errInsecure, "plain_tcp"}, {errTLS, "tls"}, {errIdentity, "certificate"}, {errTooMany, "connections"}, {errTooManyPeer, "connections_of_peer"},
+		{errDuplicate, "duplicate"}, {errVersion, "version"}, {errNoHello, "no_hello"}, {errAuxiliary, "auxiliary"}, {errHandshake, "timeout"},
+		{errPanic, "panic"},
+	} {
+		if errors.Is(err, r.err) {
+			return r.name
+		}
+	}
+	return "ended"
+}
+
+// admitted serves a connection that was let in, and says whether it became a session.
+func (c *Controller) admitted(ctx context.Context, e *entry) (attached bool, err error) {
+	nc := e.nc
+	if err := c.admission.pause(ctx, holdKey{addr: e.addr, any: true}); err != nil {
+		return false, err
+	}
+	cert, err := c.secure(ctx, nc)
+	if err != nil {
+		return false, err
+	}
 	s := &session{
 		c:       c,
+		entry:   e,
+		cert:    cert,
 		hello:   make(chan *hello, 1),
 		table:   flowtable.New(Pipeline),
 		sources: map[flowtable.PartKey]Source{},
@@ -118,20 +175,46 @@ func (c *Controller) serve(ctx context.Context, nc net.Conn) error {
 	})
 	defer s.conn.Close()
 
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.conn.Run(ctx) })
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.contain(func() error { return s.conn.Run(gctx) }) })
 	g.Go(func() error {
-		hctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errors.New("handshake took too long"))
-		defer cancel()
-		err := s.handshake(hctx)
-		if err == nil {
-			defer s.c.detach(s)
-			err = s.attachAndWork(ctx)
-		}
+		// What is said here is why: the reader only learns that it is over.
+		err = s.contain(func() error {
+			err := s.handshake(gctx)
+			if err == nil {
+				defer s.c.detach(s)
+				err = s.attachAndWork(gctx)
+			}
+			return err
+		})
 		s.conn.Close()
 		return err
 	})
-	return g.Wait()
+	_ = g.Wait()
+	if s.attached.IsZero() {
+		return false, err
+	}
+	life, now := time.Since(s.attached), time.Now()
+	if life < flapLife && ctx.Err() == nil && !errors.Is(err, errSuperseded) {
+		c.admission.note(holdKey{addr: e.addr, dpid: s.dpid}, true, now)
+	} else if life > flapReset {
+		c.admission.note(holdKey{addr: e.addr, dpid: s.dpid}, false, now)
+	}
+	return true, err
+}
+
+// contain makes a panic the end of this session alone: the switch connects again and
+// is read back.
+func (s *session) contain(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.c.admission.panicked()
+			s.log().Error("session panicked", "panic", r, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%w: %v", errPanic, r)
+			s.conn.CloseWith(err)
+		}
+	}()
+	return f()
 }
 
 func (s *session) log() *slog.Logger { return s.logs.Load() }
@@ -140,38 +223,68 @@ func (s *session) log() *slog.Logger { return s.logs.Load() }
 // then the role before anything else, so that no other controller's writes mix
 // with what is read afterwards.
 func (s *session) handshake(ctx context.Context) error {
-	if _, err := s.conn.Send(&ofproto.Hello{Versions: []uint8{ofproto.Version}}); err != nil {
+	features, err := s.introduce(ctx)
+	if err != nil {
 		return err
 	}
-	select {
-	case h := <-s.hello:
-		if h == nil {
-			return errNoHello
-		}
-		if !h.offersVersion() {
-			_, err := s.conn.Send(&ofproto.Error{Type: ofproto.ErrorHelloFailed, Code: ofproto.CodeHelloIncompatible, Data: []byte("fairlead speaks OpenFlow 1.3 only")})
-			return errors.Join(errVersion, err)
-		}
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := s.c.admission.pause(ctx, holdKey{addr: s.entry.addr, dpid: s.dpid}); err != nil {
+		return err
 	}
-	features, err := request[*ofproto.FeaturesReply](ctx, s, &ofproto.FeaturesRequest{})
-	if err != nil {
-		return fmt.Errorf("features: %w", err)
-	}
-	if features.AuxiliaryID != 0 {
-		return errAuxiliary
-	}
-	s.dpid = features.DPID
-	s.logs.Store(s.log().With("dpid", s.dpid.String()))
 	if err := s.c.claim(ctx, s); err != nil {
 		return err
 	}
+	if err := s.c.admission.turn(ctx, s.entry); err != nil {
+		s.c.detach(s)
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errHandshake)
+	defer cancel()
 	if err := s.setup(ctx, features); err != nil {
 		s.c.detach(s)
 		return err
 	}
 	return nil
+}
+
+// introduce learns which datapath the peer is, and whether it may be that.
+func (s *session) introduce(ctx context.Context) (*ofproto.FeaturesReply, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errHandshake)
+	defer cancel()
+	if _, err := s.conn.Send(&ofproto.Hello{Versions: []uint8{ofproto.Version}}); err != nil {
+		return nil, err
+	}
+	select {
+	case h := <-s.hello:
+		if h == nil {
+			return nil, errNoHello
+		}
+		if !h.offersVersion() {
+			_, err := s.conn.Send(&ofproto.Error{Type: ofproto.ErrorHelloFailed, Code: ofproto.CodeHelloIncompatible, Data: []byte("fairlead speaks OpenFlow 1.3 only")})
+			return nil, errors.Join(errVersion, err)
+		}
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	features, err := request[*ofproto.FeaturesReply](ctx, s, &ofproto.FeaturesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("features: %w", err)
+	}
+	if features.AuxiliaryID != 0 {
+		return nil, errAuxiliary
+	}
+	s.dpid = features.DPID
+	s.logs.Store(s.log().With("dpid", s.dpid.String()))
+	if err := s.c.bindings.check(ctx, s.dpid, s.cert, time.Now()); err != nil {
+		if errors.Is(err, errIdentity) {
+			args := []any{"dpid", s.dpid.String(), "peer", s.peer.String(), "error", err}
+			if s.cert != nil {
+				args = append(args, certificateLog(s.cert))
+			}
+			s.c.alarm("identity "+s.dpid.String(), "switch refused", args...)
+		}
+		return nil, err
+	}
+	return features, nil
 }
 
 // setup asks for the role and then for all that describes the switch.
