@@ -30,6 +30,7 @@ type App struct {
 	byMember  map[netip.Addr]map[string]bool // VIPs by the addresses of their members
 	members   map[netip.Addr]*location       // of every address in byMember
 	addressOf map[ofproto.MAC]map[netip.Addr]bool
+	refused   map[netip.Addr]map[ofproto.DPID]error // addresses that a switch did not take
 }
 
 // vip is one VIP. A deleted one stays, without a record, until the switches have
@@ -72,6 +73,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		byMember:   map[netip.Addr]map[string]bool{},
 		members:    map[netip.Addr]*location{},
 		addressOf:  map[ofproto.MAC]map[netip.Addr]bool{},
+		refused:    map[netip.Addr]map[ofproto.DPID]error{},
 	}
 	for i := range records {
 		a.index(&vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}})
@@ -101,16 +103,14 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.change(c, e)
 	case controller.SwitchUp:
 		a.locateAll(c)
-		c.WakeAt(c.Now)
+		c.WakeAt(c.Now.Add(resolveSoon))
 	case controller.SwitchDown:
+		a.forgetAnswers(e.DPID)
 		for _, v := range a.vips {
-			delete(v.acks, e.DPID)
 			a.settled(c, v)
 		}
 	case controller.StageChanged:
-		for _, v := range a.vips {
-			delete(v.acks, e.DPID)
-		}
+		a.forgetAnswers(e.DPID)
 	case controller.Rerouted:
 		a.locateAll(c)
 		for _, v := range a.vips {
@@ -159,7 +159,7 @@ func (a *App) change(c *controller.Context, e Change) {
 			a.dirtyAddress(c, rec.VIP.Address)
 		}
 	}
-	c.WakeAt(c.Now)
+	c.WakeAt(c.Now.Add(resolveSoon))
 	a.settled(c, v)
 }
 
@@ -289,9 +289,12 @@ func (a *App) reown(c *controller.Context, v *vip) bool {
 
 // applied takes a switch's answer on a part.
 func (a *App) applied(c *controller.Context, e controller.Applied) {
-	name, ok := strings.CutPrefix(e.Part, partVIP)
-	v := a.vips[name]
-	if !ok || v == nil || e.Tag < v.revision {
+	if name, ok := strings.CutPrefix(e.Part, partAddress); ok {
+		a.appliedAddress(c, netip.MustParseAddr(name), e)
+		return
+	}
+	v := a.vips[strings.TrimPrefix(e.Part, partVIP)]
+	if v == nil || e.Tag < v.revision {
 		return
 	}
 	k := ack{revision: e.Tag, err: e.Err}
@@ -300,6 +303,50 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 	}
 	v.acks[e.DPID] = k
 	a.settled(c, v)
+}
+
+// forgetAnswers drops what a switch said: it is gone, or is asked anew.
+func (a *App) forgetAnswers(dpid ofproto.DPID) {
+	for _, v := range a.vips {
+		delete(v.acks, dpid)
+	}
+	for addr, by := range a.refused {
+		if delete(by, dpid); len(by) == 0 {
+			delete(a.refused, addr)
+		}
+	}
+}
+
+// appliedAddress remembers whether a switch answers ARP for an address and keeps
+// its packets from being forwarded: the VIPs of the address depend on it.
+func (a *App) appliedAddress(c *controller.Context, addr netip.Addr, e controller.Applied) {
+	if _, was := a.refused[addr][e.DPID]; !was && e.Err == nil {
+		return
+	}
+	if e.Err == nil {
+		if delete(a.refused[addr], e.DPID); len(a.refused[addr]) == 0 {
+			delete(a.refused, addr)
+		}
+	} else {
+		if a.refused[addr] == nil {
+			a.refused[addr] = map[ofproto.DPID]error{}
+		}
+		a.refused[addr][e.DPID] = e.Err
+	}
+	for name := range a.byAddress[addr] {
+		a.settled(c, a.vips[name])
+	}
+}
+
+// ack returns what a switch said of a VIP last, its address included. ok is false
+// while it owes an answer on the present revision.
+func (a *App) ack(v *vip, dpid ofproto.DPID) (k ack, ok bool) {
+	k = v.acks[dpid]
+	if v.rec != nil && k.err == nil {
+		k.err = a.refused[v.rec.VIP.Address][dpid]
+	}
+	_, ok = v.acks[dpid]
+	return k, ok && k.revision >= v.revision
 }
 
 // settled tells watchers when a VIP has left the state pending, and forgets a
@@ -311,9 +358,9 @@ func (a *App) settled(c *controller.Context, v *vip) {
 		if !serves(sw) {
 			continue
 		}
-		k, ok := v.acks[sw.DPID]
+		k, ok := a.ack(v, sw.DPID)
 		switch {
-		case !ok || k.revision < v.revision:
+		case !ok:
 			pending = true
 		case k.err != nil:
 			failed = k.err.Error()
@@ -346,10 +393,10 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 			continue
 		}
 		served = true
-		k, acked := v.acks[sw.DPID]
+		k, acked := a.ack(v, sw.DPID)
 		st := SwitchStatus{DPID: sw.DPID.String(), State: InstallInstalled, Generation: k.generation}
 		switch {
-		case !acked || k.revision < v.revision:
+		case !acked:
 			st.State = InstallPending
 			if s.VIP.Provisioning == ProvisioningActive {
 				s.VIP.Provisioning = ProvisioningPending

@@ -15,6 +15,9 @@ import (
 const (
 	// resolveTick is how often members are looked at.
 	resolveTick = 500 * time.Millisecond
+	// resolveSoon is how long a new member waits, so that many that come together
+	// are looked at once.
+	resolveSoon = 5 * time.Millisecond
 	// refreshEvery is how often a known member is asked for again, so that it does
 	// not age out of the network's host table.
 	refreshEvery = 60 * time.Second
@@ -89,7 +92,7 @@ func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 		a.noteMAC(mac, addr)
 	} else {
 		l.reason = reason
-		c.WakeAt(c.Now)
+		c.WakeAt(c.Now.Add(resolveSoon))
 	}
 	return true
 }
@@ -142,7 +145,7 @@ func (a *App) askAgain(c *controller.Context) {
 			l.asked, l.asks = time.Time{}, 0
 		}
 	}
-	c.WakeAt(c.Now)
+	c.WakeAt(c.Now.Add(resolveSoon))
 }
 
 // resolve sends the ARP requests that are due. A member whose place is known is
