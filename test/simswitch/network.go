@@ -37,6 +37,10 @@ func (h *Host) AddrPort(port uint16) netip.AddrPort { return netip.AddrPortFrom(
 // Network joins switches and hosts by cables that neither delay nor lose. It is
 // safe for concurrent use.
 type Network struct {
+	// Tap is shown every frame that leaves a port, before it arrives; may be nil. It
+	// must not call the network.
+	Tap func(from Place, frame []byte)
+
 	mu       sync.Mutex
 	switches map[ofproto.DPID]*Switch
 	links    map[Place]Place
@@ -237,6 +241,9 @@ func (n *Network) follow(queue []arrival) {
 func (n *Network) leave(at Place, frame []byte) []arrival {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.Tap != nil {
+		n.Tap(at, frame)
+	}
 	if n.cut[at] {
 		return nil
 	}

@@ -39,6 +39,7 @@ type Memory struct {
 	stages   map[ofproto.DPID]controller.Stage
 	term     uint64
 	topology []byte
+	kinds    map[string]controller.Capabilities
 }
 
 // Stages implements controller.Store.
@@ -69,6 +70,24 @@ func (m *Memory) NextTerm(_ context.Context, least uint64) (uint64, error) {
 	return m.term, nil
 }
 
+// Capabilities implements controller.Store.
+func (m *Memory) Capabilities(context.Context) (map[string]controller.Capabilities, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.kinds), nil
+}
+
+// SetCapabilities implements controller.Store.
+func (m *Memory) SetCapabilities(_ context.Context, kind string, c controller.Capabilities) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.kinds == nil {
+		m.kinds = map[string]controller.Capabilities{}
+	}
+	m.kinds[kind] = c
+	return nil
+}
+
 // SaveTopology keeps what the discovery app saves.
 func (m *Memory) SaveTopology(_ context.Context, b []byte) error {
 	m.mu.Lock()
@@ -95,6 +114,7 @@ type Options struct {
 	Apps func() []controller.App
 	// Only has no discovery and no forwarding either.
 	Only bool
+	Key  []byte    // authenticates probes; nil: one that all labs share
 	Log  io.Writer // nil: nowhere
 }
 
@@ -113,8 +133,7 @@ type Lab struct {
 	serving  sync.WaitGroup
 }
 
-// Key authenticates the probes of a lab.
-var Key = []byte("0123456789abcdef0123456789abcdef")
+const commonKey = "0123456789abcdef0123456789abcdef"
 
 // Start runs a controller over a network whose switches all connect, and stops it
 // at the end of the test.
@@ -126,6 +145,9 @@ func Start(t *testing.T, n *simswitch.Network, o Options) *Lab {
 	if o.Stage == 0 && !o.Observe {
 		o.Stage = controller.StageManaged
 	}
+	if o.Key == nil {
+		o.Key = []byte(commonKey)
+	}
 	if o.Log == nil {
 		o.Log = io.Discard
 	}
@@ -133,8 +155,8 @@ func Start(t *testing.T, n *simswitch.Network, o Options) *Lab {
 	require.NoError(t, discovery.Restore(g, o.Memory.Topology(), time.Now()))
 	var apps []controller.App
 	if !o.Only {
-		random := rand.NewChaCha8([32]byte(Key))
-		apps = append(apps, discovery.New(Key, random, o.Memory.SaveTopology), forwarding.New(g))
+		random := rand.NewChaCha8([32]byte([]byte(commonKey)))
+		apps = append(apps, discovery.New(o.Key, random, o.Memory.SaveTopology), forwarding.New(g))
 	}
 	if o.Apps != nil {
 		apps = append(apps, o.Apps()...)
