@@ -37,6 +37,9 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read-back: %w", err)
 	}
+	if err := s.learnCapabilities(ctx, installed); err != nil {
+		return err
+	}
 	if err := s.c.attach(ctx, s); err != nil {
 		return err
 	}

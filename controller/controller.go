@@ -54,6 +54,10 @@ type Store interface {
 	SetStage(ctx context.Context, dpid ofproto.DPID, stage Stage) error
 	// NextTerm returns a number above least and above all it ever returned.
 	NextTerm(ctx context.Context, least uint64) (uint64, error)
+	// Capabilities returns what was probed of each kind of switch.
+	Capabilities(ctx context.Context) (map[string]Capabilities, error)
+	// SetCapabilities stores one kind's.
+	SetCapabilities(ctx context.Context, kind string, c Capabilities) error
 }
 
 // Options configures a Controller. The fields down to Log are required.
@@ -86,6 +90,7 @@ type Controller struct {
 	inbox       inbox
 	notices     notices
 	saver       saver
+	kinds       kinds
 	admission   *admission
 	bindings    bindings
 	alarms      alarms
@@ -136,6 +141,9 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		ctx:      NewContext(time.Now(), o.Graph, nil),
 	}
 	c.term.Store(term)
+	if err := c.kinds.load(ctx, o.Store); err != nil {
+		return nil, err
+	}
 	c.firstTerm, c.terms = term, map[uint64]bool{term: true}
 	// Switches known from before a restart have that long to come back.
 	for _, sw := range o.Graph.Snapshot().Switches() {

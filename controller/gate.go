@@ -38,6 +38,12 @@ const (
 	shrinkFrom = 100
 )
 
+// marked says whether a switch bears the mark of another store.
+func (s *session) marked(installed *flowtable.Installed) bool {
+	ours := markSource(s.c.Cluster).Build().Flows[0].Match
+	return slices.ContainsFunc(installed.Matches(AppStore), func(m ofproto.Match) bool { return !m.Equal(ours) })
+}
+
 // markSource compiles the mark of a store.
 func markSource(cluster string) Source {
 	sum := sha256.Sum256([]byte("fairlead store " + cluster))

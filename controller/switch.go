@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -42,19 +41,6 @@ func (s *Stage) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Capabilities is what a switch was found to be able to do. It is a value: the
-// compile step of an app holds a copy.
-type Capabilities struct {
-	Tables       uint8
-	Nicira       bool // Open vSwitch's move and load actions
-	Bundles      bool // ONF extension 230, atomic and ordered
-	Select       bool // select groups
-	FastFailover bool
-	Chaining     bool // groups in buckets
-	MaxGroups    uint32
-	Meters       uint32 // how many; 0: none
-}
-
 // Switch is what the core knows of one connected switch. The core loop owns it;
 // apps read it during a call and do not keep it.
 type Switch struct {
@@ -82,22 +68,4 @@ type Switch struct {
 // PortList returns the ports ordered by number.
 func (s *Switch) PortList() []ofproto.PortDesc {
 	return slices.SortedFunc(maps.Values(s.Ports), func(a, b ofproto.PortDesc) int { return cmp.Compare(a.Port, b.Port) })
-}
-
-// capabilitiesOf reads what the replies of the handshake say of a switch; groups
-// and meters are zero where the switch has none.
-func capabilitiesOf(features *ofproto.FeaturesReply, desc ofproto.Desc, groups ofproto.GroupFeatures, meters ofproto.MeterFeatures, bundles bool) Capabilities {
-	has := func(t ofproto.GroupType) bool { return groups.Types&(1<<t) != 0 }
-	return Capabilities{
-		Tables: features.Tables,
-		// The Nicira actions have no probe in OpenFlow 1.3 that leaves no trace, and
-		// Open vSwitch names itself.
-		Nicira:       strings.Contains(desc.Hardware, "Open vSwitch"),
-		Bundles:      bundles,
-		Select:       has(ofproto.GroupTypeSelect),
-		FastFailover: has(ofproto.GroupTypeFastFailover),
-		Chaining:     groups.Capabilities&ofproto.GroupCapChaining != 0,
-		MaxGroups:    groups.MaxGroups[ofproto.GroupTypeSelect],
-		Meters:       meters.MaxMeter,
-	}
 }

@@ -18,6 +18,7 @@ const (
 	controllerBucket = "controller"
 	termKey          = "term"
 	topologyKey      = "topology"
+	kindsBucket      = "switch-kinds" // description → controller.Capabilities
 )
 
 // state is the controller's own part of the store (controller.Store), and the
@@ -73,6 +74,31 @@ func (s state) NextTerm(ctx context.Context, least uint64) (term uint64, err err
 		return tx.Put(controllerBucket, termKey, strconv.AppendUint(nil, term, 10))
 	})
 	return term, err
+}
+
+// Capabilities implements controller.Store. What cannot be read is probed again.
+func (s state) Capabilities(context.Context) (map[string]controller.Capabilities, error) {
+	kinds := map[string]controller.Capabilities{}
+	err := s.db.View(func(tx *store.Tx) error {
+		tx.Range(kindsBucket, "", "", func(key string, value []byte) bool {
+			var c controller.Capabilities
+			if json.Unmarshal(value, &c) == nil {
+				kinds[key] = c
+			}
+			return true
+		})
+		return nil
+	})
+	return kinds, err
+}
+
+// SetCapabilities implements controller.Store.
+func (s state) SetCapabilities(ctx context.Context, kind string, c controller.Capabilities) error {
+	value, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return s.db.Update(ctx, func(tx *store.Tx) error { return tx.Put(kindsBucket, kind, value) })
 }
 
 func (s state) topology() (saved []byte, err error) {

@@ -76,6 +76,10 @@ const (
 	cookieHashMask  uint64 = 1<<40 - 1
 )
 
+// ProbeCookie is the cookie of entries that try out a switch. They are deleted at
+// once; one that is found later is an orphan like any other.
+const ProbeCookie = cookieMagic | 0xe<<40 | 1
+
 // OwnsCookie says whether a flow with this cookie was installed by Fairlead, of
 // any pipeline version.
 func OwnsCookie(c uint64) bool { return c&cookieMagicMask == cookieMagic }

@@ -208,6 +208,17 @@ func (in *Installed) AddFlow(f ofproto.FlowStats) {
 	}
 }
 
+// Matches returns the matches of the entries that an app owns.
+func (in *Installed) Matches(app AppID) []ofproto.Match {
+	var all []ofproto.Match
+	for k, c := range in.flows {
+		if CookieApp(c) == app {
+			all = append(all, ofproto.Match(k.Match))
+		}
+	}
+	return all
+}
+
 // AddGroup records a group that the switch reported; foreign ids are ignored.
 func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets []ofproto.Bucket) {
 	if OwnsGroup(id) {

@@ -1,0 +1,459 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// Layers are the headers whose fields a set-field action may write.
+type Layers uint8
+
+// The layers that balancing rewrites.
+const (
+	LayerL2 Layers = 1 << iota // Ethernet addresses
+	LayerL3                    // IPv4 addresses
+	LayerL4                    // ports of TCP
+
+	allLayers = LayerL2 | LayerL3 | LayerL4
+)
+
+// Names returns the layers as the API shows them: "l2", "l3", "l4".
+func (l Layers) Names() []string {
+	names := []string{}
+	for i, name := range []string{"l2", "l3", "l4"} {
+		if l&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// MaxBuckets is the largest number of buckets of a group that is ever asked for.
+const MaxBuckets = 256
+
+// pipelineTables is how many tables the unfolded pipeline needs.
+const pipelineTables = 4
+
+// Capabilities is what a switch was found to be able to do: what it declares,
+// corrected by what it did with probes. It is a comparable value: the compile step
+// of an app holds a copy.
+type Capabilities struct {
+	Tables       uint8 // that entries can go to; 1 where the pipeline does not fit
+	Nicira       bool  // Open vSwitch's move and load actions
+	Bundles      bool  // ONF extension 230, atomic and ordered
+	Select       bool  // select groups
+	FastFailover bool
+	AllGroups    bool // groups that flood
+	Chaining     bool // groups in buckets
+	WatchPort    bool // buckets of select groups follow the state of a port
+	WatchGroup   bool // and of a group
+	MaxGroups    uint32
+	MaxBuckets   uint16 // of a select group, at most MaxBuckets
+	Meters       uint32 // how many; 0: none
+
+	Normal          bool // the switch's own forwarding can be handed a packet
+	NormalInBuckets bool
+	BucketSet       Layers // what buckets can write
+	FlowSet         Layers // what flow entries can write
+	AddressMasks    bool   // any bits of an IPv4 address can be matched
+	PortMasks       bool   // and of a TCP port, beyond the specification
+
+	// Holds says that the switch held the flow entries it accepted. One that
+	// accepts and ignores does not.
+	Holds bool
+	// Ignored says that the switch accepted something that it then did not hold.
+	Ignored bool
+	// Probed says that all this was tried, and not only declared.
+	Probed bool
+}
+
+// OneTable says whether the pipeline has to be folded into one table.
+func (c Capabilities) OneTable() bool { return c.Tables < pipelineTables }
+
+// capabilitiesOf reads what the replies of the handshake say of a switch; groups
+// and meters are zero where the switch has none. What has no place in OpenFlow's
+// replies counts as there until a probe says otherwise.
+func capabilitiesOf(features *ofproto.FeaturesReply, desc ofproto.Desc, groups ofproto.GroupFeatures, meters ofproto.MeterFeatures, bundles bool) Capabilities {
+	has := func(t ofproto.GroupType) bool { return groups.Types&(1<<t) != 0 }
+	ovs := strings.Contains(desc.Hardware, "Open vSwitch")
+	return Capabilities{
+		Tables:       features.Tables,
+		Nicira:       ovs,
+		Bundles:      bundles,
+		Select:       has(ofproto.GroupTypeSelect),
+		FastFailover: has(ofproto.GroupTypeFastFailover),
+		AllGroups:    has(ofproto.GroupTypeAll),
+		Chaining:     groups.Capabilities&ofproto.GroupCapChaining != 0,
+		WatchPort:    true,
+		WatchGroup:   groups.Capabilities&ofproto.GroupCapChaining != 0,
+		MaxGroups:    groups.MaxGroups[ofproto.GroupTypeSelect],
+		MaxBuckets:   MaxBuckets,
+		Meters:       meters.MaxMeter,
+
+		Normal: true, NormalInBuckets: true,
+		BucketSet: allLayers, FlowSet: allLayers,
+		AddressMasks: true, PortMasks: ovs,
+		Holds: true,
+	}
+}
+
+// kinds remembers what was probed, by the description of the switch and what it
+// declares. It is safe for concurrent use.
+type kinds struct {
+	mu    sync.Mutex
+	known map[string]Capabilities
+}
+
+// kindOf is the key under which the capabilities of a switch are remembered.
+func kindOf(d ofproto.Desc, declared Capabilities) string {
+	return fmt.Sprintf("%q %q %q %+v", d.Manufacturer, d.Hardware, d.Software, declared)
+}
+
+func (k *kinds) get(key string) (c Capabilities, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c, ok = k.known[key]
+	return c, ok
+}
+
+func (k *kinds) set(key string, c Capabilities) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.known[key] = c
+}
+
+// learnCapabilities replaces what the switch declared by what is known of its kind,
+// which is probed when it is the first one. A switch that this controller may not
+// write to (gate.go), or that has no port to probe with, counts as what it declares.
+func (s *session) learnCapabilities(ctx context.Context, installed *flowtable.Installed) error {
+	key := kindOf(s.desc, s.caps)
+	if known, ok := s.c.kinds.get(key); ok {
+		s.caps = known
+		return nil
+	}
+	port, ok := probePort(s.ports)
+	if !ok || s.role == ofproto.RoleSlave || s.laterTerm != 0 || s.marked(installed) {
+		return nil
+	}
+	p := prober{session: s, caps: s.caps}
+	if err := p.run(ctx, port); err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	s.caps = p.caps
+	s.log().Info("switch probed", "hardware", s.desc.Hardware, "software", s.desc.Software, "refused", strings.Join(p.refused, ","), "ignored", strings.Join(p.ignored, ","))
+	if !p.caps.Probed {
+		return nil
+	}
+	s.c.kinds.set(key, p.caps)
+	s.c.saver.put([]save{{"capabilities/" + key, func(ctx context.Context) error { return s.c.Store.SetCapabilities(ctx, key, p.caps) }}})
+	return nil
+}
+
+// probePort is the port that probes name: the first of the physical ones, or the
+// bridge's own.
+func probePort(ports []ofproto.PortDesc) (ofproto.Port, bool) {
+	var all []ofproto.Port
+	for _, p := range ports {
+		if p.Port < ofproto.PortMax || p.Port == ofproto.PortLocal {
+			all = append(all, p.Port)
+		}
+	}
+	if len(all) == 0 {
+		return 0, false
+	}
+	return slices.Min(all), true
+}
+
+// probe is one thing tried: a message that adds a group or a flow entry of our own,
+// which no packet meets.
+type probe struct {
+	name  string
+	group *ofproto.GroupMod
+	flow  *ofproto.FlowMod
+	// later: it refers to a group of another probe, which a barrier has to separate
+	// from it.
+	later bool
+	// lacks says what is not there when the probe is refused.
+	lacks func(*Capabilities)
+}
+
+// probeGroupFirst is the first of the fifteen group ids of probes, which are the
+// highest below the one that forwarding floods with.
+const probeGroupFirst uint32 = 0xfffff0
+
+// probeMember is the group of probes that others refer to.
+var probeMember = flowtable.GroupIDOf(probeGroupFirst)
+
+// bucketSizes are the numbers of buckets that are tried, the first one at first.
+var bucketSizes = []uint16{MaxBuckets, 128, 64, 32, 16}
+
+// probesOf returns all that is tried on a switch that declares these capabilities.
+// Flow entries match an address that is set aside for documentation (RFC 5737) at
+// the lowest priority; none but the one of table 0 is ever reached.
+func probesOf(port ofproto.Port, declared Capabilities) []probe {
+	var list []probe
+	id := probeGroupFirst
+	output := ofproto.OutputPort(port)
+	group := func(name string, later bool, typ ofproto.GroupType, lacks func(*Capabilities), buckets ...ofproto.Bucket) {
+		list = append(list, probe{name: name, later: later, lacks: lacks, group: &ofproto.GroupMod{
+			Command: ofproto.GroupAdd, Type: typ, Group: flowtable.GroupIDOf(id), Buckets: buckets,
+		}})
+		id++
+	}
+	bucket := func(weight uint16, actions ...ofproto.Action) ofproto.Bucket {
+		return ofproto.Bucket{Weight: weight, WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny, Actions: actions}
+	}
+	watching := bucket(0, output)
+	watching.WatchPort = port
+	group("fast failover groups", false, ofproto.GroupTypeFastFailover, func(c *Capabilities) {
+		c.FastFailover, c.WatchGroup = false, false
+	}, watching)
+	group("flooding groups", false, ofproto.GroupTypeAll, func(c *Capabilities) { c.AllGroups = false }, bucket(0, output), bucket(0, ofproto.OutputPort(ofproto.PortInPort)))
+	group("select groups", false, ofproto.GroupTypeSelect, func(c *Capabilities) { c.Select = false }, bucket(1, output), bucket(1, output))
+	watching.Weight = 1
+	group("watch_port", false, ofproto.GroupTypeSelect, func(c *Capabilities) { c.WatchPort = false }, watching, watching)
+	rewrites := []struct {
+		layer Layers
+		field ofproto.Field
+		back  ofproto.Field
+	}{
+		{LayerL2, ofproto.EthDst(ProbeMAC), ofproto.EthSrc(ProbeMAC)},
+		{LayerL3, ofproto.IPv4Dst(probeAddress(0)), ofproto.IPv4Src(probeAddress(0))},
+		{LayerL4, ofproto.TCPDst(1), ofproto.TCPSrc(1)},
+	}
+	for _, r := range rewrites {
+		group("buckets that write "+r.layer.Names()[0], false, ofproto.GroupTypeSelect, func(c *Capabilities) { c.BucketSet &^= r.layer },
+			bucket(1, ofproto.SetField{Field: r.field}, output))
+	}
+	group("buckets to NORMAL", false, ofproto.GroupTypeSelect, func(c *Capabilities) { c.NormalInBuckets = false }, bucket(1, ofproto.OutputPort(ofproto.PortNormal)))
+	for i, n := range bucketSizes {
+		// Refused, the next smaller is what is left.
+		left := uint16(2)
+		if i+1 < len(bucketSizes) {
+			left = bucketSizes[i+1]
+		}
+		group(fmt.Sprintf("%d buckets", n), i > 0, ofproto.GroupTypeSelect, func(c *Capabilities) { c.MaxBuckets = min(c.MaxBuckets, left) },
+			slices.Repeat([]ofproto.Bucket{bucket(1, output)}, int(n))...)
+	}
+	chained := bucket(1, ofproto.Group{ID: probeMember})
+	group("chaining", true, ofproto.GroupTypeSelect, func(c *Capabilities) { c.Chaining = false }, chained)
+	chained.WatchGroup = probeMember
+	group("watch_group", true, ofproto.GroupTypeSelect, func(c *Capabilities) { c.WatchGroup = false }, chained)
+
+	n := byte(0)
+	flow := func(name string, table ofproto.Table, lacks func(*Capabilities), ins []ofproto.Instruction, more ...ofproto.Field) {
+		n++
+		match := append([]ofproto.Field{
+			ofproto.EthType(ofproto.EthTypeIPv4), ofproto.IPProto(ofproto.ProtoTCP), ofproto.IPv4Dst(probeAddress(n)), ofproto.TCPDst(1),
+		}, more...)
+		list = append(list, probe{name: name, lacks: lacks, flow: &ofproto.FlowMod{
+			Cookie: flowtable.ProbeCookie, Table: table, Command: ofproto.FlowAdd,
+			BufferID: ofproto.NoBuffer, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny,
+			Match: ofproto.NewMatch(match...), Instructions: ins,
+		}})
+	}
+	apply := func(actions ...ofproto.Action) []ofproto.Instruction {
+		return []ofproto.Instruction{ofproto.ApplyActions{Actions: actions}}
+	}
+	flow("flow entries", 0, func(c *Capabilities) { c.Holds = false }, apply(output))
+	if !declared.OneTable() {
+		oneTable := func(c *Capabilities) { c.Tables = 1 }
+		for t := ofproto.Table(0); t < pipelineTables-1; t++ {
+			flow(fmt.Sprintf("table %d to %d", t, t+1), t, oneTable, []ofproto.Instruction{ofproto.GotoTable{Table: t + 1}})
+		}
+		flow(fmt.Sprintf("table %d", pipelineTables-1), pipelineTables-1, oneTable, apply(output))
+	}
+	flow("NORMAL", 0, func(c *Capabilities) { c.Normal, c.NormalInBuckets = false, false }, apply(ofproto.OutputPort(ofproto.PortNormal)))
+	for _, r := range rewrites {
+		flow("entries that write "+r.layer.Names()[0], 0, func(c *Capabilities) { c.FlowSet &^= r.layer },
+			apply(ofproto.SetField{Field: r.field}, ofproto.SetField{Field: r.back}, output))
+	}
+	flow("masks on addresses", 0, func(c *Capabilities) { c.AddressMasks = false }, apply(output), ofproto.IPv4SrcMasked(1, 0xf))
+	flow("masks on ports", 0, func(c *Capabilities) { c.PortMasks = false }, apply(output), ofproto.L4SrcMasked(ofproto.ProtoTCP, 2, 0x1e))
+	flow("Nicira's actions", 0, func(c *Capabilities) { c.Nicira = false }, apply(
+		ofproto.Move{Src: ofproto.FieldEthSrc, Dst: ofproto.FieldEthDst, Bits: 48},
+		ofproto.Load{Dst: ofproto.FieldNXMInPort, Bits: 16}, output))
+	return list
+}
+
+func probeAddress(n byte) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, n}), 32)
+}
+
+// prober runs the probes of one switch.
+type prober struct {
+	*session
+	caps             Capabilities
+	held             []probe // accepted and not deleted again
+	refused, ignored []string
+	inconclusive     bool
+}
+
+// run tries everything, looks whether the switch holds what it accepted, and deletes
+// it again: four barriers and two readings. After an error the session is of no more
+// use; what is left in the switch is deleted as any other orphan of ours when it is
+// next read back.
+func (p *prober) run(ctx context.Context, port ofproto.Port) error {
+	all := probesOf(port, p.caps)
+	var first, later []probe
+	for _, q := range all {
+		if q.later {
+			later = append(later, q)
+		} else {
+			first = append(first, q)
+		}
+	}
+	if err := p.try(ctx, first); err != nil {
+		return err
+	}
+	later = slices.DeleteFunc(later, func(q probe) bool {
+		if strings.HasSuffix(q.name, " buckets") {
+			return p.caps.MaxBuckets == MaxBuckets || !p.caps.Select
+		}
+		if p.caps.FastFailover && p.caps.Select {
+			return false
+		}
+		q.lacks(&p.caps)
+		return true
+	})
+	if err := p.try(ctx, later); err != nil {
+		return err
+	}
+	if err := p.verify(ctx); err != nil {
+		return err
+	}
+	if err := p.clean(ctx); err != nil {
+		return err
+	}
+	p.caps.Probed = !p.inconclusive
+	return nil
+}
+
+// try sends probes and takes note of those that are refused. A switch that has no
+// room says nothing of what it can do.
+func (p *prober) try(ctx context.Context, list []probe) error {
+	if len(list) == 0 {
+		return nil
+	}
+	mods := make([]flowtable.Mod, len(list))
+	for i, q := range list {
+		if q.group != nil {
+			mods[i].Message = q.group
+		} else {
+			mods[i].Message = q.flow
+		}
+	}
+	errs, err := p.send(ctx, mods, func(_ uint32, m *flowtable.Mod) ofproto.Message { return m.Message })
+	if err != nil {
+		return err
+	}
+	for i, q := range list {
+		e := errs[i]
+		switch {
+		case e == nil, e.Type == ofproto.ErrorGroupModFailed && e.Code == ofproto.CodeGroupExists: // left by a session that broke off
+			p.held = append(p.held, q)
+		case e.Type == ofproto.ErrorGroupModFailed && e.Code == ofproto.CodeOutOfGroups,
+			e.Type == ofproto.ErrorFlowModFailed && e.Code == ofproto.CodeTableFull,
+			e.Type == ofproto.ErrorBadRequest && e.Code == ofproto.CodeIsSlave:
+			p.inconclusive = true
+		default:
+			q.lacks(&p.caps)
+			p.refused = append(p.refused, q.name)
+		}
+	}
+	return nil
+}
+
+// verify reads back what the switch has accepted.
+func (p *prober) verify(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	groups := map[ofproto.GroupID]int{} // buckets
+	err := p.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
+		return each(ofproto.GroupDescOf(b), func(g ofproto.GroupDesc) { groups[g.Group] = len(g.Buckets) })
+	})
+	groupsRead := err == nil
+	if err != nil && !refused(err) {
+		return fmt.Errorf("groups: %w", err)
+	}
+	flows := map[flowtable.FlowKey]bool{}
+	request := &ofproto.MultipartRequest{Type: ofproto.MultipartFlow, Body: &ofproto.FlowStatsRequest{
+		Table: ofproto.TableAll, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny, Cookie: flowtable.ProbeCookie, CookieMask: ^uint64(0),
+	}}
+	err = p.conn.Multipart(ctx, request, func(b []byte) error {
+		return each(ofproto.FlowStatsOf(b), func(f ofproto.FlowStats) {
+			if f.Cookie == flowtable.ProbeCookie {
+				flows[probeKey(f.Table, f.Match)] = true
+			}
+		})
+	})
+	flowsRead := err == nil
+	if err != nil && !refused(err) {
+		return fmt.Errorf("flows: %w", err)
+	}
+	for _, q := range p.held {
+		there := true
+		if q.group != nil {
+			n, ok := groups[q.group.Group]
+			there = !groupsRead || ok && n == len(q.group.Buckets)
+		} else {
+			there = !flowsRead || flows[probeKey(q.flow.Table, q.flow.Match)]
+		}
+		if !there {
+			q.lacks(&p.caps)
+			p.caps.Ignored = true
+			p.ignored = append(p.ignored, q.name)
+		}
+	}
+	return nil
+}
+
+func probeKey(table ofproto.Table, match ofproto.Match) flowtable.FlowKey {
+	return flowtable.FlowKey{Table: table, Match: string(match.Canonical())}
+}
+
+// clean deletes what was accepted: entries one by one, because not every switch
+// minds the cookie of a deletion, and groups after those that refer to them.
+func (p *prober) clean(ctx context.Context) error {
+	var first, then []flowtable.Mod
+	for _, q := range p.held {
+		switch {
+		case q.flow != nil:
+			m := *q.flow
+			m.Command, m.CookieMask, m.Instructions = ofproto.FlowDeleteStrict, ^uint64(0), nil
+			first = append(first, flowtable.Mod{Message: &m})
+		case q.group.Group == probeMember:
+			then = append(then, flowtable.Mod{Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: q.group.Group}})
+		default:
+			first = append(first, flowtable.Mod{Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: q.group.Group}})
+		}
+	}
+	for _, mods := range [][]flowtable.Mod{first, then} {
+		if len(mods) == 0 {
+			continue
+		}
+		if _, err := p.send(ctx, mods, func(_ uint32, m *flowtable.Mod) ofproto.Message { return m.Message }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load fills the memory of kinds from the store.
+func (k *kinds) load(ctx context.Context, s Store) error {
+	known, err := s.Capabilities(ctx)
+	if err != nil {
+		return fmt.Errorf("controller: read capabilities: %w", err)
+	}
+	k.known = map[string]Capabilities{}
+	maps.Copy(k.known, known)
+	return nil
+}
