@@ -324,10 +324,12 @@ func (c *controller) put(name string, doc vipDoc) vipState {
 	return c.serves(name)
 }
 
-// serves waits until the VIP is installed and the switches follow.
+// serves waits until the VIP is installed and the switches follow: members that
+// are found bring more changes, during which connections may break.
 func (c *controller) serves(name string) vipState {
 	c.t.Helper()
 	s := c.installed(name)
+	c.unchanged(200 * time.Millisecond)
 	c.lab.settle()
 	return s
 }
@@ -366,15 +368,22 @@ func (c *controller) installed(name string) vipState {
 	return s
 }
 
-// quiet waits until no switch was changed for two seconds.
+// quiet waits until the controller has nothing more to do: no switch was changed
+// for two seconds, longer than discovery takes between its steps.
 func (c *controller) quiet() {
+	c.t.Helper()
+	c.unchanged(2 * time.Second)
+}
+
+// unchanged waits until no switch was changed for a while.
+func (c *controller) unchanged(while time.Duration) {
 	c.t.Helper()
 	before, since := c.lab.tap.mods(), time.Now()
 	c.wait("no more changes to the switches", func() bool {
 		if now := c.lab.tap.mods(); !maps.Equal(before, now) {
 			before, since = now, time.Now()
 		}
-		return time.Since(since) > 2*time.Second
+		return time.Since(since) > while
 	})
 }
 
