@@ -74,6 +74,10 @@ type Options struct {
 	Bindings Bindings
 	// AllowPlain lets switches on other machines connect without TLS.
 	AllowPlain bool
+	// PacketInRate and PacketInPortRate are how many packets a second are taken from
+	// one switch, and from one port of it; the rest is dropped and counted. 0: the
+	// default; below 0: no limit.
+	PacketInRate, PacketInPortRate int
 }
 
 // Controller accepts switches and runs the apps. Make one with New, then Run it.

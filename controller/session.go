@@ -25,8 +25,6 @@ const (
 	handshakeTimeout = 10 * time.Second
 	requestTimeout   = 10 * time.Second
 	probeTimeout     = 2 * time.Second
-	// maxPacketIns bounds the packet-ins of one switch that wait for the core.
-	maxPacketIns = 512
 	// maxPortEvents and maxRemoved bound what waits of messages that may not be
 	// lost; beyond them the state they tell of is read again.
 	maxPortEvents = 4096
@@ -75,6 +73,7 @@ type session struct {
 
 	mu        sync.Mutex
 	packetIns []PacketIn
+	limit     packetLimit
 	portEvs   []ofproto.PortStatus
 	queued    bool // waits in the core's inbox
 	received  uint64
@@ -158,6 +157,7 @@ func (c *Controller) admitted(ctx context.Context, e *entry) (attached bool, err
 		cert:    cert,
 		hello:   make(chan *hello, 1),
 		table:   flowtable.New(Pipeline),
+		limit:   newPacketLimit(c.PacketInRate, c.PacketInPortRate),
 		sources: map[flowtable.PartKey]Source{},
 		work:    make(chan struct{}, 1),
 	}
@@ -477,7 +477,7 @@ func (s *session) packetIn(m *ofproto.PacketIn) {
 	}
 	s.mu.Lock()
 	s.received++
-	if len(s.packetIns) >= maxPacketIns {
+	if !s.limit.admit(time.Now(), port, probeFrame(m.Data), len(s.packetIns)) {
 		s.dropped++
 		s.mu.Unlock()
 		return

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -33,9 +32,16 @@ type Config struct {
 	Stage    string // of switches never seen before: one of northbound.Stages
 
 	TLSCert, TLSKey, TLSCA  string // southbound TLS: all three or none
+	TLSMin                  string // least version of southbound TLS: 1.2 or 1.3
+	TLSCRL                  string // certificates of TLSCA that are revoked; may be empty
+	OpenFlowInsecure        bool   // switches on other machines may speak plain TCP
 	HTTPTLSCert, HTTPTLSKey string // HTTPS: both or none
 	TokenFile               string
 	Insecure                bool // HTTP on other addresses than loopback without TLS or tokens
+
+	// Packets a second taken from one switch, and from one port of it; 0: the
+	// controller's default, below 0: no limit.
+	PacketInRate, PacketInPortRate int
 
 	Name      string // of this node
 	LogLevel  slog.Level
@@ -55,6 +61,11 @@ func serveFlags(fs *pflag.FlagSet) {
 	fs.String("tls-cert", "", "certificate `FILE` shown to switches")
 	fs.String("tls-key", "", "key `FILE` of --tls-cert")
 	fs.String("tls-ca", "", "`FILE` of the authority whose certificates switches must show")
+	fs.String("tls-crl", "", "`FILE` of lists of revoked certificates of --tls-ca")
+	fs.String("tls-min", "1.3", "least `VERSION` of TLS that switches may use: 1.2|1.3")
+	fs.Bool("openflow-insecure", false, "let switches on other machines connect by plain TCP: nobody's identity is checked")
+	fs.Int("packet-in-rate", 0, "packets a second taken from one switch (default 4000; -1: no limit)")
+	fs.Int("packet-in-port-rate", 0, "packets a second taken from one port of a switch (default 1000; -1: no limit)")
 	fs.String("http-tls-cert", "", "certificate `FILE` of the REST API")
 	fs.String("http-tls-key", "", "key `FILE` of --http-tls-cert")
 	fs.String("token-file", "", "`FILE` of the tokens that open the REST API, one a line, [name:]token")
@@ -125,9 +136,12 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 		OpenFlow: get("openflow"), HTTP: get("http"), Data: get("data"), Stage: get("stage"),
 		TLSCert: get("tls-cert"), TLSKey: get("tls-key"), TLSCA: get("tls-ca"),
 		HTTPTLSCert: get("http-tls-cert"), HTTPTLSKey: get("http-tls-key"),
+		TLSMin: get("tls-min"), TLSCRL: get("tls-crl"), OpenFlowInsecure: get("openflow-insecure") == "true",
 		TokenFile: get("token-file"), Insecure: get("insecure") == "true",
 		Name: get("name"), LogFormat: get("log-format"),
 	}
+	c.PacketInRate, _ = fs.GetInt("packet-in-rate") // its Set has parsed it
+	c.PacketInPortRate, _ = fs.GetInt("packet-in-port-rate")
 	if err := c.LogLevel.UnmarshalText([]byte(get("log-level"))); err != nil ||
 		!slices.Contains([]string{"debug", "info", "warn", "error"}, get("log-level")) {
 		return Config{}, fmt.Errorf("log-level: %q is none of debug, info, warn, error", get("log-level"))
@@ -232,6 +246,12 @@ func (c Config) check() error {
 		return fmt.Errorf("stage: %q is none of %s", c.Stage, strings.Join(northbound.Stages, ", "))
 	case (c.TLSCert == "") != (c.TLSKey == "") || (c.TLSCert == "") != (c.TLSCA == ""):
 		return errors.New("tls-cert, tls-key and tls-ca go together")
+	case c.TLSCRL != "" && c.TLSCert == "":
+		return errors.New("tls-crl: is for tls-cert, tls-key and tls-ca")
+	case c.TLSMin != "1.2" && c.TLSMin != "1.3":
+		return fmt.Errorf("tls-min: %q is none of 1.2, 1.3", c.TLSMin)
+	case c.TLSCert != "" && c.OpenFlowInsecure:
+		return errors.New("openflow-insecure: is for plain TCP, and tls-cert asks for TLS")
 	case (c.HTTPTLSCert == "") != (c.HTTPTLSKey == ""):
 		return errors.New("http-tls-cert and http-tls-key go together")
 	case c.LogFormat != "text" && c.LogFormat != "json":
@@ -283,40 +303,28 @@ func (c Config) tokens() (northbound.Tokens, error) {
 
 // southboundTLS returns what switches are spoken to with: nil is plain TCP. Switches
 // must show a certificate of the configured authority.
-func (c Config) southboundTLS() (*tls.Config, error) {
+func (c Config) southboundTLS(log *slog.Logger) (*tls.Config, error) {
 	if c.TLSCert == "" {
 		return nil, nil
 	}
-	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-	if err != nil {
-		return nil, fmt.Errorf("tls-cert: %w", err)
+	least := uint16(tls.VersionTLS13)
+	if c.TLSMin == "1.2" {
+		least = tls.VersionTLS12
 	}
-	pem, err := os.ReadFile(c.TLSCA)
-	if err != nil {
-		return nil, fmt.Errorf("tls-ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("tls-ca: there is no certificate in %s", c.TLSCA)
-	}
-	return &tls.Config{
-		Certificates: []tls.Certificate{cert},
-		ClientCAs:    pool,
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		MinVersion:   tls.VersionTLS12,
-	}, nil
+	f := &tlsFiles{cert: c.TLSCert, key: c.TLSKey, ca: c.TLSCA, crl: c.TLSCRL, least: least, log: log}
+	return f.config()
 }
 
 // listenHTTP opens the REST API's listener, unless it was inherited, and adds TLS when
 // that is configured.
-func (c Config) listenHTTP(inherited net.Listener) (net.Listener, error) {
+func (c Config) listenHTTP(inherited net.Listener, log *slog.Logger) (net.Listener, error) {
 	var conf *tls.Config
 	if c.HTTPTLSCert != "" {
-		cert, err := tls.LoadX509KeyPair(c.HTTPTLSCert, c.HTTPTLSKey)
-		if err != nil {
-			return nil, fmt.Errorf("http-tls-cert: %w", err)
+		var err error
+		f := &tlsFiles{cert: c.HTTPTLSCert, key: c.HTTPTLSKey, least: tls.VersionTLS12, log: log}
+		if conf, err = f.config(); err != nil {
+			return nil, err
 		}
-		conf = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	}
 	l, err := listen(inherited, c.HTTP)
 	if err != nil {

@@ -93,6 +93,7 @@ func TestConfigPrecedence(t *testing.T) {
 // Every flag but config is a key and a variable.
 func TestConfigEveryFlagEverywhere(t *testing.T) {
 	values := map[string]string{"log-level": "warn", "log-format": "json", "stage": "steer", "store": "bbolt", "insecure": "true",
+		"openflow-insecure": "true", "tls-min": "1.2", "packet-in-rate": "7", "packet-in-port-rate": "7",
 		"openflow": "127.0.0.1:7", "http": "127.0.0.1:8"}
 	serveCommand().Flags().VisitAll(func(f *pflag.Flag) {
 		if f.Name == "config" {
@@ -233,21 +234,21 @@ func certificate(t *testing.T) (cert, key string) {
 }
 
 func TestTLS(t *testing.T) {
-	conf, err := Config{}.southboundTLS()
+	conf, err := Config{}.southboundTLS(slog.Default())
 	require.NoError(t, err)
 	require.Nil(t, conf, "plain TCP")
 	cert, key := certificate(t)
-	conf, err = Config{TLSCert: cert, TLSKey: key, TLSCA: cert}.southboundTLS()
+	conf, err = Config{TLSCert: cert, TLSKey: key, TLSCA: cert}.southboundTLS(slog.Default())
 	require.NoError(t, err)
 	require.Equal(t, tls.RequireAndVerifyClientCert, conf.ClientAuth)
-	_, err = Config{TLSCert: cert, TLSKey: key, TLSCA: key}.southboundTLS()
+	_, err = Config{TLSCert: cert, TLSKey: key, TLSCA: key}.southboundTLS(slog.Default())
 	require.ErrorContains(t, err, "tls-ca")
-	_, err = Config{TLSCert: key, TLSKey: key, TLSCA: cert}.southboundTLS()
+	_, err = Config{TLSCert: key, TLSKey: key, TLSCA: cert}.southboundTLS(slog.Default())
 	require.ErrorContains(t, err, "tls-cert")
-	_, err = Config{HTTP: "127.0.0.1:0", HTTPTLSCert: key, HTTPTLSKey: key}.listenHTTP(nil)
+	_, err = Config{HTTP: "127.0.0.1:0", HTTPTLSCert: key, HTTPTLSKey: key}.listenHTTP(nil, slog.Default())
 	require.ErrorContains(t, err, "http-tls-cert")
 
-	l, err := Config{HTTP: "127.0.0.1:0", HTTPTLSCert: cert, HTTPTLSKey: key}.listenHTTP(nil)
+	l, err := Config{HTTP: "127.0.0.1:0", HTTPTLSCert: cert, HTTPTLSKey: key}.listenHTTP(nil, slog.Default())
 	require.NoError(t, err)
 	srv := &http.Server{Handler: http.NotFoundHandler()}
 	go srv.Serve(l)

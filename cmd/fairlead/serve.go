@@ -32,7 +32,7 @@ func serve(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	conf, err := cfg.southboundTLS()
+	conf, err := cfg.southboundTLS(log)
 	if err != nil {
 		return err
 	}
@@ -69,6 +69,8 @@ func serve(ctx context.Context, cfg Config) (err error) {
 	}
 	core, err = controller.New(ctx, controller.Options{
 		Store: state, Graph: graph, Cluster: db.ClusterID(), DefaultStage: stage, Log: log,
+		Bindings: state, AllowPlain: cfg.OpenFlowInsecure,
+		PacketInRate: cfg.PacketInRate, PacketInPortRate: cfg.PacketInPortRate,
 		Apps: []controller.App{
 			discovery.New(lldpKey(db), rand.Reader, state.saveTopology),
 			forwarding.New(graph),
@@ -91,7 +93,7 @@ func serve(ctx context.Context, cfg Config) (err error) {
 	if conf != nil {
 		openflow = tls.NewListener(openflow, conf)
 	}
-	http, err := cfg.listenHTTP(inherited[httpSocket])
+	http, err := cfg.listenHTTP(inherited[httpSocket], log)
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
@@ -111,6 +113,8 @@ func serve(ctx context.Context, cfg Config) (err error) {
 	g.Go(func() error { return api.Run(ctx, http) })
 	log.Info("ready", slog.String("openflow", openflow.Addr().String()), slog.Bool("tls", conf != nil),
 		slog.String("http", http.Addr().String()), slog.Int("vips", len(records)), slog.String("stage", cfg.Stage))
+	// The one line on standard output, for those who wait for it.
+	fmt.Printf("fairlead ready openflow=%s http=%s\n", openflow.Addr(), http.Addr())
 	return g.Wait()
 }
 
