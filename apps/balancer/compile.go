@@ -36,10 +36,27 @@ type vipInput struct {
 func (in vipInput) compile() flowtable.Part {
 	var p flowtable.Part
 	for i, l := range in.rec.Listeners {
-		in.forward(&p, l, in.owners[i])
+		in.forward(&p, l, in.reachable(l, in.owners[i]))
 		in.reverse(&p, l)
 	}
 	return p
+}
+
+// reachable returns the owners of a listener's slots among the members that there
+// is a path to from this switch. Where the network has fallen apart, the slots of
+// those beyond the gap are shared by the others.
+func (in vipInput) reachable(l ListenerRecord, owners []uint16) []uint16 {
+	up := make(map[uint16]bool, len(l.Members))
+	cut := false
+	for _, m := range l.Members {
+		t, known := in.targets[m.Key.Addr()]
+		up[m.Index] = known && (t.port != 0 || in.stage == controller.StageSteer)
+		cut = cut || known && !up[m.Index]
+	}
+	if !cut {
+		return owners
+	}
+	return Spread(l.Slots.Home, owners, func(id uint16) bool { return up[id] })
 }
 
 // chained says whether slots hand over to member groups. Otherwise the member's

@@ -636,3 +636,25 @@ func TestTwoVIPsShareAnAddress(t *testing.T) {
 		require.Empty(t, who)
 	})
 }
+
+func TestMembersBeyondAPartitionAreLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := lab.Build(3, simswitch.Options{}, [2]int{1, 2}, [2]int{2, 3})
+		s, rec := start(t, line, lab.Options{}, balancer.TCP, "h2", "h3")
+		s.learn()
+		before := map[uint16]string{}
+		for sport := range uint16(40) {
+			before[sport] = s.serves("h1", 1000+sport, rec)
+		}
+		s.SetLink(place{DPID: 2, Port: 2}, false)
+		s.Pass(time.Second)
+		for sport := range uint16(40) {
+			require.Equal(t, "h2", s.serves("h1", 1000+sport, rec))
+		}
+		s.SetLink(place{DPID: 2, Port: 2}, true)
+		s.Settle()
+		for sport := range uint16(40) {
+			require.Equal(t, before[sport], s.serves("h1", 1000+sport, rec))
+		}
+	})
+}
