@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -185,6 +186,10 @@ func NewConn(c net.Conn, o ConnOptions) *Conn {
 	}
 	conn := &Conn{nc: c, o: o, done: make(chan struct{}), waiters: make(map[uint32]*waiter)}
 	conn.work.L = &conn.mu
+	// Each connection counts from elsewhere: what was said in an earlier one, and
+	// comes again in this, is no answer here.
+	conn.sendXID.Store(rand.Uint32())
+	conn.lastXID = rand.Uint32()
 	return conn
 }
 
@@ -655,6 +660,9 @@ func (c *Conn) reply(h Header, frame []byte, certain bool) bool {
 			c.late.Add(1)
 		}
 		return certain
+	case h.Version != Version: // of an error: Parse lets those of other versions pass
+		c.refuse(h, frame, fail(h.Type.String(), 0, ErrVersion))
+		return true
 	case h.Type == TypeMultipartReply:
 		c.replyPart(h, frame, w)
 		return true
