@@ -443,7 +443,9 @@ func (s *session) handle(h ofproto.Header, m ofproto.Message) {
 	case *ofproto.FlowRemoved:
 		s.flowRemoved(m)
 	case *ofproto.Error:
-		s.failed(h.XID, m)
+		if h.Version == ofproto.Version { // others mean something else by the same numbers
+			s.failed(h.XID, m)
+		}
 	case *ofproto.Hello, *ofproto.RoleReply, *ofproto.BarrierReply, *ofproto.EchoReply, *ofproto.Experimenter, *ofproto.BundleControl:
 		// A second hello means nothing; replies that no request waits for any more,
 		// and what experimenters announce by themselves, change nothing.
