@@ -348,9 +348,6 @@ func (p *Proxy) Serve(ctx context.Context, nc net.Conn) error {
 func (l *lane) run() error {
 	r := bufio.NewReader(l.from)
 	for {
-		if err := l.gate(); err != nil {
-			return err
-		}
 		header, err := r.Peek(ofproto.HeaderLen)
 		if err != nil {
 			return err
@@ -365,6 +362,9 @@ func (l *lane) run() error {
 		}
 		l.n++
 		f := &Frame{Session: l.s.id, Direction: l.d, N: l.n, Header: h, Bytes: b}
+		if err := l.gate(); err != nil { // it may have been stalled while this one was read
+			return err
+		}
 		if l.p.o.Tap != nil {
 			l.p.o.Tap(f)
 		}

@@ -109,9 +109,9 @@ func TestRules(t *testing.T) {
 
 		e.Stall(faultproxy.ToController)
 		go e.send(t, 9, 10)
-		require.Subset(t, []uint32{9}, e.take(), "at most what was being read")
+		require.Empty(t, e.take())
 		e.Resume(faultproxy.Both)
-		require.Contains(t, e.take(), uint32(10))
+		require.Equal(t, []uint32{9, 10}, e.take())
 		require.Equal(t, 1, e.Acted("drop"))
 
 		e.Add(faultproxy.Rule{Match: is(11), Do: faultproxy.Cut()})
