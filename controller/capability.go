@@ -56,7 +56,7 @@ type Capabilities struct {
 	WatchPort    bool // buckets of select groups follow the state of a port
 	WatchGroup   bool // and of a group
 	MaxGroups    uint32
-	MaxBuckets   uint16 // of a select group, at most MaxBuckets
+	MaxBuckets   uint16 // of a select group, at most MaxBuckets; 0: there are none
 	Meters       uint32 // how many; 0: none
 
 	Normal          bool // the switch's own forwarding can be handed a packet
@@ -334,6 +334,9 @@ func (p *prober) run(ctx context.Context, port ofproto.Port) error {
 		return err
 	}
 	p.caps.Probed = !p.inconclusive
+	if !p.caps.Select {
+		p.caps.MaxBuckets = 0
+	}
 	return nil
 }
 

@@ -51,7 +51,7 @@ func (t *flowTable) lookup(p *inFlight) *Flow {
 // flowMod is §6.4.
 func (s *Switch) flowMod(m *ofproto.FlowMod) *ofproto.Error {
 	remove := m.Command == ofproto.FlowDelete || m.Command == ofproto.FlowDeleteStrict
-	if m.Table >= tableCount && !(m.Table == ofproto.TableAll && remove) {
+	if m.Table >= s.tableLimit() && !(m.Table == ofproto.TableAll && remove) {
 		return bad(ofproto.ErrorFlowModFailed, flowBadTable)
 	}
 	if err := s.checkMatch(m.Match); err != nil {
@@ -158,15 +158,33 @@ func (s *Switch) checkMatch(m ofproto.Match) *ofproto.Error {
 		if s.o.NoNicira && f.Mask != nil && f.Type >= ofproto.FieldTCPSrc && f.Type <= ofproto.FieldSCTPDst {
 			return bad(ofproto.ErrorBadMatch, matchBadMask)
 		}
+		if s.o.NoMasks && f.Mask != nil && !prefixMask(f.Mask) {
+			return bad(ofproto.ErrorBadMatch, matchBadMask)
+		}
 	}
 	return nil
+}
+
+// prefixMask says whether the bits of a mask are all ones, then all zeros.
+func prefixMask(mask []byte) bool {
+	ended := false
+	for _, b := range mask {
+		for bit := byte(0x80); bit > 0; bit >>= 1 {
+			if b&bit == 0 {
+				ended = true
+			} else if ended {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (s *Switch) checkInstructions(table ofproto.Table, m ofproto.Match, ins []ofproto.Instruction) *ofproto.Error {
 	for _, in := range ins {
 		switch in := in.(type) {
 		case ofproto.GotoTable:
-			if in.Table <= table || in.Table >= tableCount {
+			if in.Table <= table || in.Table >= s.tableLimit() {
 				return bad(ofproto.ErrorBadInstruction, instructionBadTable)
 			}
 		case ofproto.ApplyActions:
@@ -204,12 +222,18 @@ func (s *Switch) checkActions(actions []ofproto.Action, m ofproto.Match, known b
 			if a.Port == 0 || a.Port == ofproto.PortAny || a.Port >= ofproto.PortMax && a.Port < ofproto.PortInPort {
 				err = bad(ofproto.ErrorBadAction, actionBadPort)
 			}
+			if s.o.NoNormal && a.Port == ofproto.PortNormal {
+				err = bad(ofproto.ErrorBadAction, actionBadPort)
+			}
 		case ofproto.Group:
 			if s.groups[a.ID] == nil {
 				err = bad(ofproto.ErrorBadAction, actionBadGroup)
 			}
 		case ofproto.SetField:
 			err = field(a.Field.Type)
+			if slices.Contains(s.o.NoSet, a.Field.Type) || !known && slices.Contains(s.o.NoBucketSet, a.Field.Type) {
+				err = bad(ofproto.ErrorBadAction, actionBadSetType)
+			}
 		case ofproto.Move:
 			if err = field(a.Src); err == nil {
 				err = field(a.Dst)

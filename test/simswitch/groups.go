@@ -83,6 +83,8 @@ func (s *Switch) checkGroup(m *ofproto.GroupMod) *ofproto.Error {
 			return fail(groupWatchUnsup)
 		case !watches && m.Type == ofproto.GroupTypeFastFailover:
 			return fail(groupBadWatch)
+		case b.WatchGroup != ofproto.GroupAny && s.o.NoWatch:
+			return fail(groupWatchUnsup)
 		case b.WatchGroup != ofproto.GroupAny && s.groups[b.WatchGroup] == nil:
 			return fail(groupBadWatch)
 		}

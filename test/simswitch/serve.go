@@ -15,6 +15,7 @@ type channel struct {
 	conn    *ofproto.Conn
 	role    ofproto.Role
 	bundles map[uint32]*bundle
+	waiting []bundled // for the barrier, with Options.Reorder
 }
 
 type bundle struct {
@@ -104,19 +105,26 @@ func (ch *channel) handle(h ofproto.Header, m ofproto.Message) {
 		s.channels[ch] = struct{}{}
 	case *ofproto.FeaturesRequest:
 		ch.send(h.XID, &ofproto.FeaturesReply{
-			DPID: s.o.DPID, Tables: tableCount,
+			DPID: s.o.DPID, Tables: uint8(s.tableLimit()),
 			Capabilities: ofproto.CapFlowStats | ofproto.CapTableStats | ofproto.CapPortStats | ofproto.CapGroupStats,
 		})
 	case *ofproto.GetConfigRequest:
 		ch.send(h.XID, &ofproto.GetConfigReply{MissSendLen: ofproto.MaxLenNoBuffer})
 	case *ofproto.SetConfig, *ofproto.Error, *ofproto.EchoReply:
 	case *ofproto.BarrierRequest:
+		ch.carryOut()
 		ch.send(h.XID, &ofproto.BarrierReply{})
 	case *ofproto.RoleRequest:
 		ch.setRole(h.XID, m)
 	case *ofproto.MultipartRequest:
 		ch.multipart(h.XID, m)
 	case *ofproto.FlowMod, *ofproto.GroupMod, *ofproto.PortMod:
+		if s.random != nil {
+			if c, err := fresh(m); err == nil {
+				ch.waiting = append(ch.waiting, bundled{h.XID, c})
+			}
+			return
+		}
 		ch.refuse(h.XID, m, s.apply(m))
 	case *ofproto.BundleControl:
 		ch.bundleControl(h.XID, m)
@@ -137,6 +145,17 @@ func (ch *channel) handle(h ofproto.Header, m ofproto.Message) {
 		}
 	default:
 		ch.refuse(h.XID, m, bad(ofproto.ErrorBadRequest, ofproto.CodeBadType))
+	}
+}
+
+// carryOut does what has come since the last barrier, in any order.
+func (ch *channel) carryOut() {
+	waiting := ch.waiting
+	ch.waiting = nil
+	for len(waiting) > 0 {
+		i := ch.s.random.IntN(len(waiting))
+		ch.refuse(waiting[i].xid, waiting[i].m, ch.s.apply(waiting[i].m))
+		waiting = slices.Delete(waiting, i, i+1)
 	}
 }
 
@@ -236,6 +255,10 @@ func (ch *channel) multipart(xid uint32, m *ofproto.MultipartRequest) {
 		}
 		records = s.groupRecords(m)
 	case ofproto.MultipartMeterFeatures:
+		if s.o.NoMeters {
+			ch.refuse(xid, m, bad(ofproto.ErrorBadRequest, requestBadMultipart))
+			return
+		}
 		records = [][]byte{ofproto.MeterFeatures{}.AppendTo(nil)}
 	default:
 		ch.refuse(xid, m, bad(ofproto.ErrorBadRequest, requestBadMultipart))
@@ -266,13 +289,13 @@ func (s *Switch) groupRecords(m *ofproto.MultipartRequest) (records [][]byte) {
 		}
 	case ofproto.MultipartGroupFeatures:
 		f := ofproto.GroupFeatures{Types: 0xf, Capabilities: ofproto.GroupCapSelectWeight | ofproto.GroupCapSelectLiveness | ofproto.GroupCapChaining}
-		if s.o.NoSelect {
+		if s.o.NoSelect && !s.o.Undeclared {
 			f.Types &^= 1 << ofproto.GroupTypeSelect
 		}
-		if s.o.NoFailover {
+		if s.o.NoFailover && !s.o.Undeclared {
 			f.Types &^= 1 << ofproto.GroupTypeFastFailover
 		}
-		if s.o.NoChaining {
+		if s.o.NoChaining && !s.o.Undeclared {
 			f.Capabilities &^= ofproto.GroupCapChaining
 		}
 		for t := range f.MaxGroups {

@@ -11,6 +11,7 @@ package simswitch
 import (
 	"cmp"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 
@@ -28,13 +29,28 @@ type Options struct {
 	MaxGroups  int // 0: no limit
 	MaxBuckets int // of one group; 0: no limit
 
+	Tables     int  // 0: 254
 	NoNicira   bool // Nicira's actions and masks on ports are refused
+	NoMasks    bool // masks that are no prefix are refused, on addresses too
+	NoNormal   bool // output to NORMAL is refused
+	NoMeters   bool
 	NoGroups   bool
 	NoSelect   bool
 	NoFailover bool
 	NoChaining bool
+	NoWatch    bool // groups that watch groups are refused
 	NoBundles  bool
 	NoRoles    bool
+	// NoSet are the fields that no action may set, NoBucketSet those that no bucket may.
+	NoSet, NoBucketSet []ofproto.FieldType
+	// Undeclared: what the switch lacks it claims to have.
+	Undeclared bool
+
+	// Ignore says of which messages the switch takes no notice, though it accepts them.
+	Ignore func(ofproto.Message) bool
+	// Reorder has the switch carry out what comes between two barriers in a random
+	// order, as it may (§6.2), made from this seed; 0: in order.
+	Reorder uint64
 
 	// Hello is sent as it stands in place of the switch's own hello.
 	Hello []byte
@@ -60,11 +76,20 @@ type Switch struct {
 	channels map[*channel]struct{}
 	mods     int
 	transmit func([]Output) // set by Network: where packet-outs go
+	random   *rand.Rand     // of Options.Reorder
 	holding  bool           // a bundle is being carried out
 	held     []ofproto.Message
 }
 
 const tableCount = 254
+
+// tableLimit is the number of tables.
+func (s *Switch) tableLimit() ofproto.Table {
+	if s.o.Tables > 0 {
+		return ofproto.Table(s.o.Tables)
+	}
+	return tableCount
+}
 
 type port struct {
 	desc   ofproto.PortDesc
@@ -76,6 +101,9 @@ func New(o Options) *Switch {
 	s := &Switch{
 		o: o, ports: map[ofproto.Port]*port{}, groups: map[ofproto.GroupID]*group{},
 		macs: map[macKey]ofproto.Port{}, channels: map[*channel]struct{}{},
+	}
+	if o.Reorder != 0 {
+		s.random = rand.New(rand.NewPCG(o.Reorder, 0))
 	}
 	for _, p := range o.Ports {
 		s.ports[p] = &port{desc: s.portDesc(p, true)}
@@ -179,6 +207,9 @@ func (s *Switch) apply(m ofproto.Message) *ofproto.Error {
 		if err := s.o.Refuse(m); err != nil {
 			return err
 		}
+	}
+	if s.o.Ignore != nil && s.o.Ignore(m) {
+		return nil
 	}
 	m, err := fresh(m)
 	if err != nil {
