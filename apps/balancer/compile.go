@@ -179,7 +179,7 @@ func (in vipInput) learn() []ofproto.Action {
 		return nil
 	}
 	return []ofproto.Action{
-		ofproto.Move{Src: ofproto.FieldEthSrc, Dst: ofproto.FieldEthDst, Bits: 48},
+		ofproto.Move{Src: ofproto.FieldNXMEthSrc, Dst: ofproto.FieldNXMEthDst, Bits: 48},
 		ofproto.OutputPort(ofproto.PortNormal),
 	}
 }
@@ -249,12 +249,14 @@ func compileAddress(addr netip.Addr, mac ofproto.MAC, answer, nicira bool) flowt
 	}
 	reply := []ofproto.Action{ofproto.ToController()}
 	if nicira {
+		// The fields of a move are named as Open vSwitch reports them: an entry that
+		// reads otherwise than it was written counts as altered.
 		reply = []ofproto.Action{
-			ofproto.Move{Src: ofproto.FieldEthSrc, Dst: ofproto.FieldEthDst, Bits: 48},
+			ofproto.Move{Src: ofproto.FieldNXMEthSrc, Dst: ofproto.FieldNXMEthDst, Bits: 48},
 			ofproto.SetField{Field: ofproto.EthSrc(mac)},
 			ofproto.SetField{Field: ofproto.ARPOp(packet.ARPReply)},
-			ofproto.Move{Src: ofproto.FieldARPSHA, Dst: ofproto.FieldARPTHA, Bits: 48},
-			ofproto.Move{Src: ofproto.FieldARPSPA, Dst: ofproto.FieldARPTPA, Bits: 32},
+			ofproto.Move{Src: ofproto.FieldNXMARPSHA, Dst: ofproto.FieldNXMARPTHA, Bits: 48},
+			ofproto.Move{Src: ofproto.FieldNXMARPSPA, Dst: ofproto.FieldNXMARPTPA, Bits: 32},
 			ofproto.SetField{Field: ofproto.ARPSHA(mac)},
 			ofproto.SetField{Field: ofproto.ARPSPA(netip.PrefixFrom(addr, 32))},
 			ofproto.OutputPort(ofproto.PortInPort),
