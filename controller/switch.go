@@ -52,6 +52,7 @@ type Switch struct {
 	Capabilities Capabilities
 	Ports        map[ofproto.Port]ofproto.PortDesc
 	Connected    bool
+	Secure       bool      // connected by TLS
 	Since        time.Time // of the connection, or of its end
 	// Faults are the parts that the switch refused, by name, and why.
 	Faults map[string]string

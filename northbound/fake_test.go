@@ -270,6 +270,25 @@ func (f *fakeNetwork) Confirm(ctx context.Context, dpid ofproto.DPID) error {
 	return nil
 }
 
+func (f *fakeNetwork) Unbind(ctx context.Context, dpid ofproto.DPID) error {
+	v, err := f.Switch(ctx, dpid)
+	if err == nil && v.Certificate == nil {
+		err = fmt.Errorf("certificate of %s: %w", dpid, ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v.Certificate = nil
+	f.switches[dpid] = v
+	return nil
+}
+
+func (f *fakeNetwork) Sessions(context.Context) (SessionsView, error) {
+	return SessionsView{Open: 3, Handshaking: 1, Refused: map[string]uint64{"tls": 7}, Panics: 2}, f.fail
+}
+
 func (f *fakeNetwork) Settled(context.Context, ofproto.DPID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

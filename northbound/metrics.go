@@ -18,7 +18,7 @@ type metrics struct {
 	handler  http.Handler
 }
 
-func newMetrics(others prometheus.Gatherer) *metrics {
+func newMetrics(network collector, others prometheus.Gatherer) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fairlead_http_requests_total",
@@ -39,7 +39,7 @@ func newMetrics(others prometheus.Gatherer) *metrics {
 		}),
 	}
 	own := prometheus.NewRegistry()
-	own.MustRegister(m.requests, m.seconds, m.panics, m.streams)
+	own.MustRegister(m.requests, m.seconds, m.panics, m.streams, network)
 	all := prometheus.Gatherers{own}
 	if others != nil {
 		all = append(all, others)

@@ -30,6 +30,11 @@ type Network interface {
 	// not seem to be the one it was programmed from. A switch that is not held stays
 	// as it is.
 	Confirm(ctx context.Context, dpid ofproto.DPID) error
+	// Unbind forgets the certificate that a switch is bound to. ErrNotFound when there
+	// is none.
+	Unbind(ctx context.Context, dpid ofproto.DPID) error
+	// Sessions counts the OpenFlow connections.
+	Sessions(ctx context.Context) (SessionsView, error)
 	// Settled returns nil when the switch has acknowledged, or failed to take, all
 	// that it is to hold now. A switch that is not connected is not waited for. The
 	// error is that of ctx.
@@ -56,11 +61,29 @@ type SwitchView struct {
 	Ports        []PortView       `json:"ports"`
 	Counts       CountsView       `json:"counts"`
 	Faults       []FaultView      `json:"faults"`
+	// Certificate that the datapath id is bound to, connected or not.
+	Certificate *CertificateView `json:"certificate,omitempty"`
+}
+
+// CertificateView is the certificate that a datapath id is bound to: another key is
+// refused.
+type CertificateView struct {
+	Key     string    `json:"key"`     // SHA-256 of the public key, hex
+	Subject string    `json:"subject"` // of the certificate that was first seen
+	Since   time.Time `json:"since"`
+}
+
+// SessionsView counts OpenFlow connections.
+type SessionsView struct {
+	Open, Handshaking int
+	Refused           map[string]uint64 // since the start, by reason
+	Panics            uint64            // contained, outside of the API
 }
 
 // ConnectionView is the OpenFlow session with a switch.
 type ConnectionView struct {
 	State   string    `json:"state"`             // connected or disconnected
+	Secure  bool      `json:"secure"`            // by TLS, with a certificate that is good for the datapath id
 	Address string    `json:"address,omitempty"` // of the switch, address:port
 	Since   time.Time `json:"since,omitzero"`
 }
@@ -298,6 +321,19 @@ func (s *Server) postConfirm(c echo.Context) error {
 	}
 	s.wait(c, wait, func(ctx context.Context) error { return s.o.Network.Settled(ctx, dpid) })
 	return s.respondSwitch(c, dpid)
+}
+
+// deleteCertificate makes the next certificate that a switch shows the one it is bound
+// to.
+func (s *Server) deleteCertificate(c echo.Context) error {
+	dpid, err := dpidParam(c)
+	if err != nil {
+		return err
+	}
+	if err := s.o.Network.Unbind(c.Request().Context(), dpid); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
 }
 
 func (s *Server) setStage(ctx context.Context, dpid ofproto.DPID, stage string, cond balancer.Condition) error {

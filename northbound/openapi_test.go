@@ -144,7 +144,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		"Monitor": balancer.Monitor{}, "VIPStatus": balancer.VIPStatus{}, "SwitchStatus": balancer.SwitchStatus{}, "MemberStatus": balancer.MemberStatus{},
 		"Stats": balancer.Stats{}, "ListenerStats": balancer.ListenerStats{}, "MemberStats": balancer.MemberStats{},
 		"Switch": SwitchView{}, "Connection": ConnectionView{}, "Description": DescriptionView{}, "Capabilities": CapabilitiesView{}, "Port": PortView{},
-		"Counts": CountsView{}, "Fault": FaultView{}, "Flow": FlowView{}, "Group": GroupView{}, "Bucket": BucketView{},
+		"Certificate": CertificateView{}, "Counts": CountsView{}, "Fault": FaultView{}, "Flow": FlowView{}, "Group": GroupView{}, "Bucket": BucketView{},
 		"Place": topology.Place{}, "Link": topology.Link{}, "Host": topology.Host{}, "Topology": topology.View{}, "TopologySwitch": topology.ViewSwitch{},
 		"TopologyPort": topology.PortState{}, "TopologyLink": topology.ViewLink{}, "TopologyVIP": topology.VIPNote{},
 		"Event": Event{}, "Problem": Problem{}, "FieldError": FieldError{}, "Health": Health{}, "Readiness": Readiness{}, "VIPPage": Page[int]{}, "FlowPage": Page[int]{},

@@ -30,6 +30,7 @@ func (s *Server) routes() []route {
 		{http.MethodGet, "/v1/switches/:dpid", s.getSwitch},
 		{http.MethodPut, "/v1/switches/:dpid/stage", s.putStage},
 		{http.MethodPost, "/v1/switches/:dpid/confirm", s.postConfirm},
+		{http.MethodDelete, "/v1/switches/:dpid/certificate", s.deleteCertificate},
 		{http.MethodGet, "/v1/switches/:dpid/flows", s.listFlows},
 		{http.MethodGet, "/v1/switches/:dpid/groups", s.listGroups},
 		{http.MethodGet, "/v1/links", s.listLinks},

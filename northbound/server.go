@@ -86,7 +86,7 @@ var defaultLimits = limits{
 
 // New makes a server. It starts nothing.
 func New(o Options) *Server {
-	s := &Server{o: o, limits: defaultLimits, metrics: newMetrics(o.Metrics), openapi: openAPI(o.Version)}
+	s := &Server{o: o, limits: defaultLimits, metrics: newMetrics(collector{o.Network, o.VIPs}, o.Metrics), openapi: openAPI(o.Version)}
 	s.life, s.end = context.WithCancel(context.Background())
 
 	e := echo.New()

@@ -19,7 +19,7 @@ import (
 func TestOperation(t *testing.T) {
 	reasons := []string{"the store is not read", "no switch"}
 	other := prometheus.NewRegistry()
-	other.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fairlead_switches"}, func() float64 { return 4 }))
+	other.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fairlead_other"}, func() float64 { return 4 }))
 	r := newRig(t, func(o *Options) {
 		o.Ready = func() []string { return reasons }
 		o.Metrics = other
@@ -38,7 +38,7 @@ func TestOperation(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode)
 	require.True(t, strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"))
 	for _, line := range []string{
-		"fairlead_switches 4",
+		"fairlead_other 4",
 		`fairlead_http_requests_total{method="GET",route="/healthz",status="200"} 1`,
 		`fairlead_http_requests_total{method="GET",route="/v1/vips/:name",status="404"} 1`,
 		`fairlead_http_requests_total{method="GET",route="none",status="404"} 1`,

@@ -120,6 +120,14 @@ func (n *fakeNetwork) SetStage(ctx context.Context, dpid ofproto.DPID, stage str
 	return nil
 }
 
+func (n *fakeNetwork) Unbind(_ context.Context, dpid ofproto.DPID) error {
+	return fmt.Errorf("certificate of %s: %w", dpid, northbound.ErrNotFound)
+}
+
+func (n *fakeNetwork) Sessions(context.Context) (northbound.SessionsView, error) {
+	return northbound.SessionsView{}, nil
+}
+
 func (f *fakeNetwork) Confirm(ctx context.Context, dpid ofproto.DPID) error {
 	_, err := f.Switch(ctx, dpid)
 	return err

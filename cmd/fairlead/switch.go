@@ -16,7 +16,7 @@ import (
 )
 
 func switchCommand() *cobra.Command {
-	return group("switch", "Switches", switchList(), switchGet(), switchStage(), switchConfirm(), switchFlows(), switchGroups())
+	return group("switch", "Switches", switchList(), switchGet(), switchStage(), switchConfirm(), switchUnbind(), switchFlows(), switchGroups())
 }
 
 // switchPath checks a DPID: up to 16 hex digits.
@@ -48,9 +48,9 @@ func switchList() *cobra.Command {
 }
 
 func switchTable(w *tabwriter.Writer, list ...northbound.SwitchView) error {
-	row(w, "DPID", "STATE", "ROLE", "STAGE", "ADDRESS", "PORTS", "FLOWS", "GROUPS", "FAULTS", "SOFTWARE")
+	row(w, "DPID", "STATE", "SECURE", "ROLE", "STAGE", "ADDRESS", "PORTS", "FLOWS", "GROUPS", "FAULTS", "SOFTWARE")
 	for _, s := range list {
-		row(w, s.DPID, s.Connection.State, s.Role, s.Stage, s.Connection.Address, s.Counts.Ports, s.Counts.Flows, s.Counts.Groups,
+		row(w, s.DPID, s.Connection.State, s.Connection.Secure, s.Role, s.Stage, s.Connection.Address, s.Counts.Ports, s.Counts.Flows, s.Counts.Groups,
 			len(s.Faults), strings.TrimSpace(s.Description.Hardware+" "+s.Description.Software))
 	}
 	return nil
@@ -141,6 +141,24 @@ func switchConfirm() *cobra.Command {
 			return c.done("switch %s confirmed", args[0])
 		}
 		return c.print(a.body, nil)
+	})
+}
+
+func switchUnbind() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "unbind DPID", Short: "Forget the certificate that a switch is bound to", Args: cobra.ExactArgs(1),
+		Long: "Forget the certificate that a switch is bound to: the next one that it shows is bound in its place. Needed when a\n" +
+			"switch gets a new key, or is replaced, and its certificate does not name its datapath id.",
+	}
+	return clientCommand(cmd, outputs, func(c *client, args []string) error {
+		path, err := switchPath(args[0])
+		if err != nil {
+			return err
+		}
+		if _, err := c.do(call{method: http.MethodDelete, path: path + "/certificate"}); err != nil {
+			return err
+		}
+		return c.done("switch %s is bound to no certificate", args[0])
 	})
 }
 

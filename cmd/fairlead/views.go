@@ -24,7 +24,7 @@ func parseStage(s string) (stage controller.Stage, err error) {
 func (n network) Switches(ctx context.Context) ([]northbound.SwitchView, error) {
 	var views []northbound.SwitchView
 	err := n.core.Known(ctx, func(c *controller.Context, sw *controller.Switch) {
-		views = append(views, switchView(c, sw))
+		views = append(views, n.view(c, sw))
 	})
 	return views, err
 }
@@ -33,13 +33,21 @@ func (n network) Switch(ctx context.Context, dpid ofproto.DPID) (v northbound.Sw
 	found := false
 	err = n.core.Known(ctx, func(c *controller.Context, sw *controller.Switch) {
 		if sw.DPID == dpid {
-			v, found = switchView(c, sw), true
+			v, found = n.view(c, sw), true
 		}
 	})
 	if err == nil && !found {
 		err = fmt.Errorf("switch %s: %w", dpid, northbound.ErrNotFound)
 	}
 	return v, err
+}
+
+func (n network) view(c *controller.Context, sw *controller.Switch) northbound.SwitchView {
+	v := switchView(c, sw)
+	if b, ok := n.core.BindingOf(sw.DPID); ok {
+		v.Certificate = &northbound.CertificateView{Key: b.Key, Subject: b.Subject, Since: b.Since}
+	}
+	return v
 }
 
 func switchView(c *controller.Context, sw *controller.Switch) northbound.SwitchView {
@@ -63,7 +71,7 @@ func switchView(c *controller.Context, sw *controller.Switch) northbound.SwitchV
 	}
 	if sw.Connected {
 		v.Connection.State, v.Role = "connected", sw.Role.String()
-		v.Connection.Address = sw.Remote.String()
+		v.Connection.Address, v.Connection.Secure = sw.Remote.String(), sw.Secure
 	}
 	for _, p := range sw.PortList() {
 		v.Ports = append(v.Ports, northbound.PortView{
@@ -100,6 +108,19 @@ func (n network) SetStage(ctx context.Context, dpid ofproto.DPID, stage string) 
 
 func (n network) Confirm(ctx context.Context, dpid ofproto.DPID) error {
 	return n.explain(ctx, dpid, n.core.Confirm(ctx, dpid))
+}
+
+func (n network) Unbind(ctx context.Context, dpid ofproto.DPID) error {
+	err := n.core.Unbind(ctx, dpid)
+	if errors.Is(err, controller.ErrNoBinding) {
+		err = fmt.Errorf("certificate of switch %s: %w", dpid, northbound.ErrNotFound)
+	}
+	return err
+}
+
+func (n network) Sessions(context.Context) (northbound.SessionsView, error) {
+	c := n.core.Counters()
+	return northbound.SessionsView{Open: c.Open, Handshaking: c.Fresh, Refused: c.Refused, Panics: c.Panics}, nil
 }
 
 func (n network) Settled(ctx context.Context, dpid ofproto.DPID) error {

@@ -1,0 +1,167 @@
+package northbound
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// collectTimeout bounds what one scrape may ask of the controller.
+const collectTimeout = 5 * time.Second
+
+// collector shows the network as metrics. It asks for what it shows at each scrape and
+// keeps nothing.
+type collector struct {
+	network Network
+	vips    VIPs
+}
+
+// The metrics of the network. A counter of a switch starts anew with its connection.
+var (
+	descUp = prometheus.NewDesc("fairlead_collect_success", "1 when all that follows could be read, else 0.", nil, nil)
+
+	descSwitches  = prometheus.NewDesc("fairlead_switches", "Switches known, by state of the connection.", []string{"state"}, nil)
+	descConnected = ofSwitch("connected", "1 while the switch is connected.")
+	descSecure    = ofSwitch("secure", "1 while the switch is connected with TLS.")
+	descPorts     = ofSwitch("ports", "Ports of the switch.")
+	descFlows     = ofSwitch("flows", "Flows of Fairlead's that the switch holds.")
+	descGroups    = ofSwitch("groups", "Groups of Fairlead's that the switch holds.")
+	descForeign   = ofSwitch("foreign", "Flows of others that the switch holds.")
+	descFaults    = ofSwitch("faults", "What the switch refuses or lacks at present.")
+	descPackets   = ofSwitch("packet_ins_total", "Packets that the switch sent to the controller.")
+	descDropped   = ofSwitch("packet_ins_dropped_total", "Of them, those dropped over a limit.")
+
+	descOpen    = prometheus.NewDesc("fairlead_connections", "OpenFlow connections open.", nil, nil)
+	descFresh   = prometheus.NewDesc("fairlead_connections_handshaking", "Of them, those that have not finished the handshake.", nil, nil)
+	descRefused = prometheus.NewDesc("fairlead_sessions_refused_total", "OpenFlow connections that became no session, by reason.", []string{"reason"}, nil)
+	descPanics  = prometheus.NewDesc("fairlead_panics_total", "Panics contained outside of the API.", nil, nil)
+
+	descHosts = prometheus.NewDesc("fairlead_hosts", "Hosts known.", nil, nil)
+	descLinks = prometheus.NewDesc("fairlead_links", "Links between switches, by state.", []string{"state"}, nil)
+	descVIPs  = prometheus.NewDesc("fairlead_vips", "VIPs, by how far the switches have followed and how well they serve.", []string{"provisioning", "operating"}, nil)
+)
+
+func ofSwitch(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("fairlead_switch_"+name, help, []string{"dpid"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) { ch <- descUp }
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
+	defer cancel()
+	success := 1.0
+	for _, collect := range []func(context.Context, chan<- prometheus.Metric) error{c.switches, c.sessions, c.topology, c.services} {
+		if !contained(func() error { return collect(ctx, ch) }) {
+			success = 0
+		}
+	}
+	gauge(ch, descUp, success)
+}
+
+// contained says whether f did what it should. A panic of one must not hide the other
+// metrics.
+func contained(f func() error) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return f() == nil
+}
+
+func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, v uint64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (c collector) switches(ctx context.Context, ch chan<- prometheus.Metric) error {
+	list, err := c.network.Switches(ctx)
+	if err != nil {
+		return err
+	}
+	states := map[string]int{"connected": 0, "disconnected": 0}
+	for i := range list {
+		s := &list[i]
+		states[s.Connection.State]++
+		up := s.Connection.State == "connected"
+		gauge(ch, descConnected, truth(up), s.DPID)
+		gauge(ch, descSecure, truth(up && s.Connection.Secure), s.DPID)
+		gauge(ch, descPorts, float64(s.Counts.Ports), s.DPID)
+		gauge(ch, descFlows, float64(s.Counts.Flows), s.DPID)
+		gauge(ch, descGroups, float64(s.Counts.Groups), s.DPID)
+		gauge(ch, descForeign, float64(s.Counts.Foreign), s.DPID)
+		gauge(ch, descFaults, float64(len(s.Faults)), s.DPID)
+		counter(ch, descPackets, s.Counts.PacketIns, s.DPID)
+		counter(ch, descDropped, s.Counts.PacketInsDropped, s.DPID)
+	}
+	for state, n := range states {
+		gauge(ch, descSwitches, float64(n), state)
+	}
+	return nil
+}
+
+func (c collector) sessions(ctx context.Context, ch chan<- prometheus.Metric) error {
+	v, err := c.network.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	gauge(ch, descOpen, float64(v.Open))
+	gauge(ch, descFresh, float64(v.Handshaking))
+	counter(ch, descPanics, v.Panics)
+	for reason, n := range v.Refused {
+		counter(ch, descRefused, n, reason)
+	}
+	return nil
+}
+
+func (c collector) topology(ctx context.Context, ch chan<- prometheus.Metric) error {
+	t, err := c.network.Topology(ctx)
+	if err != nil {
+		return err
+	}
+	gauge(ch, descHosts, float64(len(t.Hosts())))
+	states := map[string]int{}
+	for _, l := range t.Links() {
+		states[l.State.String()]++
+	}
+	for state, n := range states {
+		gauge(ch, descLinks, float64(n), state)
+	}
+	return nil
+}
+
+func (c collector) services(ctx context.Context, ch chan<- prometheus.Metric) error {
+	states := map[[2]string]int{}
+	for after := ""; ; {
+		page, next, err := c.vips.List(ctx, after, maxLimit)
+		if err != nil {
+			return err
+		}
+		for i := range page {
+			if st := page[i].Status; st != nil {
+				states[[2]string{string(st.Provisioning), string(st.Operating)}]++
+			}
+		}
+		if after = next; after == "" {
+			break
+		}
+	}
+	for state, n := range states {
+		gauge(ch, descVIPs, float64(n), state[0], state[1])
+	}
+	return nil
+}

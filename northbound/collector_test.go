@@ -1,0 +1,53 @@
+package northbound
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMetricsOfTheNetwork(t *testing.T) {
+	r := newRig(t)
+	v := r.network.switches[1]
+	v.Connection.Secure = true
+	v.Counts = CountsView{Ports: 3, Flows: 12, Groups: 4, Foreign: 2, PacketIns: 100, PacketInsDropped: 90}
+	v.Faults = []FaultView{{Object: "vip/web", Reason: "OFPFMFC_TABLE_FULL"}}
+	r.network.switches[1] = v
+	r.ok(201, "PUT /v1/vips/web", `{"address":"10.0.0.100"}`)
+	text := string(r.do("GET /metrics", "").body)
+	for _, line := range []string{
+		`fairlead_collect_success 1`,
+		`fairlead_switches{state="connected"} 1`, `fairlead_switches{state="disconnected"} 1`,
+		`fairlead_switch_connected{dpid="0000000000000001"} 1`, `fairlead_switch_connected{dpid="0000000000000002"} 0`,
+		`fairlead_switch_secure{dpid="0000000000000001"} 1`, `fairlead_switch_secure{dpid="0000000000000002"} 0`,
+		`fairlead_switch_flows{dpid="0000000000000001"} 12`, `fairlead_switch_groups{dpid="0000000000000001"} 4`,
+		`fairlead_switch_foreign{dpid="0000000000000001"} 2`, `fairlead_switch_faults{dpid="0000000000000001"} 1`,
+		`fairlead_switch_packet_ins_total{dpid="0000000000000001"} 100`, `fairlead_switch_packet_ins_dropped_total{dpid="0000000000000001"} 90`,
+		`fairlead_connections 3`, `fairlead_connections_handshaking 1`, `fairlead_sessions_refused_total{reason="tls"} 7`, `fairlead_panics_total 2`,
+		`fairlead_hosts 0`,
+	} {
+		require.Contains(t, text, line+"\n")
+	}
+}
+
+// What cannot be read is left out and said to be; the rest is there.
+func TestMetricsOfANetworkThatFails(t *testing.T) {
+	r := newRig(t)
+	r.network.fail = errors.New("stopped")
+	resp := r.do("GET /metrics", "")
+	require.Equal(t, 200, resp.StatusCode)
+	require.Contains(t, string(resp.body), "fairlead_collect_success 0\n")
+	require.Contains(t, string(resp.body), "fairlead_event_streams 0\n")
+}
+
+func TestDeleteCertificate(t *testing.T) {
+	r := newRig(t)
+	r.refused(404, nil, "DELETE "+sw1+"/certificate", "")
+	v := r.network.switches[1]
+	v.Certificate = &CertificateView{Key: "00ff", Subject: "CN=s1", Since: epoch}
+	r.network.switches[1] = v
+	require.Equal(t, map[string]any{"key": "00ff", "subject": "CN=s1", "since": "2026-01-02T03:04:05Z"}, r.ok(200, "GET "+sw1, "")["certificate"])
+	require.Equal(t, 204, r.do("DELETE "+sw1+"/certificate", "").StatusCode)
+	require.NotContains(t, r.ok(200, "GET "+sw1, ""), "certificate")
+}
