@@ -38,8 +38,9 @@ type App struct {
 type vip struct {
 	name     string
 	rec      *Record
-	revision uint64
+	revision uint64    // of the intent
 	since    time.Time // of the revision
+	version  uint64    // counts what has been desired of switches: revisions, moves of members
 	owners   [][]uint16
 	acks     map[ofproto.DPID]ack
 	pending  bool // as last told to watchers
@@ -47,7 +48,7 @@ type vip struct {
 
 // ack is what a switch said of a VIP last.
 type ack struct {
-	revision   uint64
+	version    uint64
 	generation uint64
 	err        error
 }
@@ -147,7 +148,7 @@ func (a *App) change(c *controller.Context, e Change) {
 	v := &vip{name: e.Name, rec: e.Record, revision: e.Revision, since: c.Now, acks: map[ofproto.DPID]ack{}}
 	if old != nil {
 		a.unindex(old)
-		v.acks = old.acks
+		v.acks, v.version = old.acks, old.version
 		carryOwners(old, v)
 	}
 	a.index(v)
@@ -240,6 +241,7 @@ func remove[K comparable](index map[K]map[string]bool, k K, name string) {
 
 // dirty has a VIP compiled again for every switch that serves VIPs.
 func (a *App) dirty(c *controller.Context, v *vip) {
+	v.version++
 	for sw := range c.Switches() {
 		if serves(sw) {
 			c.Dirty(sw.DPID, partVIP+v.name)
@@ -294,10 +296,10 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 		return
 	}
 	v := a.vips[strings.TrimPrefix(e.Part, partVIP)]
-	if v == nil || e.Tag < v.revision {
+	if v == nil || e.Tag < v.version {
 		return
 	}
-	k := ack{revision: e.Tag, err: e.Err}
+	k := ack{version: e.Tag, err: e.Err}
 	if v.rec != nil {
 		k.generation = v.rec.VIP.Generation
 	}
@@ -339,14 +341,14 @@ func (a *App) appliedAddress(c *controller.Context, addr netip.Addr, e controlle
 }
 
 // ack returns what a switch said of a VIP last, its address included. ok is false
-// while it owes an answer on the present revision.
+// while it owes an answer on what is desired now.
 func (a *App) ack(v *vip, dpid ofproto.DPID) (k ack, ok bool) {
 	k = v.acks[dpid]
 	if v.rec != nil && k.err == nil {
 		k.err = a.refused[v.rec.VIP.Address][dpid]
 	}
 	_, ok = v.acks[dpid]
-	return k, ok && k.revision >= v.revision
+	return k, ok && k.version >= v.version
 }
 
 // settled tells watchers when a VIP has left the state pending, and forgets a
@@ -500,7 +502,7 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 	if v == nil {
 		return controller.Source{}
 	}
-	src := controller.Source{Tag: v.revision}
+	src := controller.Source{Tag: v.version}
 	if v.rec == nil || !serves(sw) || !v.rec.VIP.Enabled {
 		return src
 	}
