@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -90,6 +91,7 @@ type session struct {
 	member string // that answered the first request
 	conn   *net.TCPConn
 	r      *bufio.Reader
+	idle   atomic.Bool // is not asked any more by those that ask all the time
 }
 
 // open opens a connection and makes its first request. The zero source lets the kernel choose.
