@@ -43,7 +43,10 @@ type Graph struct {
 	edges    map[ends]*edge
 	at       map[Place][]*edge   // edges by each of their ends
 	settling map[Place]time.Time // ports that are no edge until then
-	hosts    hosts
+	// away holds, for ports whose link was lost because the switch behind it left,
+	// that switch: it may forward on by the flows it has, so they are no edge.
+	away  map[Place]map[DPID]struct{}
+	hosts hosts
 
 	snapshot    *Snapshot
 	snapshotNow time.Time
@@ -87,6 +90,7 @@ func New(o Options) *Graph {
 		edges:    map[ends]*edge{},
 		at:       map[Place][]*edge{},
 		settling: map[Place]time.Time{},
+		away:     map[Place]map[DPID]struct{}{},
 		hosts:    newHosts(),
 	}
 }
@@ -112,6 +116,7 @@ func (g *Graph) SetSwitch(id DPID, ports []PortState, now time.Time) []Event {
 		for p := range want {
 			g.delay(Place{id, p})
 		}
+		evs = append(evs, g.returned(id)...)
 		// Seeded links waited for the switch; those on ports that did not come
 		// back up are wrong.
 		var changed []*edge
@@ -137,7 +142,9 @@ func (g *Graph) SetSwitch(id DPID, ports []PortState, now time.Time) []Event {
 	return g.changed(evs)
 }
 
-// RemoveSwitch forgets a switch with its links and its hosts, pinned ones too.
+// RemoveSwitch forgets a switch with its links and its hosts, pinned ones too. The
+// ports of others that its links led to are no edge ports while they stay up: the
+// switch may still forward, and flooding into it from two sides would close a loop.
 func (g *Graph) RemoveSwitch(id DPID, now time.Time) []Event {
 	g.tick(now)
 	n := g.switches[id]
@@ -147,6 +154,7 @@ func (g *Graph) RemoveSwitch(id DPID, now time.Time) []Event {
 	delete(g.switches, id)
 	for p := range n.ports {
 		delete(g.settling, Place{id, p})
+		delete(g.away, Place{id, p})
 	}
 	evs := g.drop(ReasonSwitch, g.edgesOf(id))
 	for _, p := range slices.Sorted(maps.Keys(n.ports)) {
@@ -321,7 +329,7 @@ func (g *Graph) settled() []Event {
 	for p, until := range g.settling {
 		if !until.After(g.now) {
 			delete(g.settling, p)
-			if len(g.at[p]) == 0 {
+			if g.isEdge(p) {
 				evs = append(evs, PortSettled{p})
 			}
 		}
@@ -333,7 +341,27 @@ func (g *Graph) settled() []Event {
 // isEdge reports whether hosts can be at p.
 func (g *Graph) isEdge(p Place) bool {
 	_, settling := g.settling[p]
-	return g.up(p) && len(g.at[p]) == 0 && !settling
+	return g.up(p) && len(g.at[p]) == 0 && !settling && len(g.away[p]) == 0
+}
+
+// returned lets the ports go that led to a switch while it was away.
+func (g *Graph) returned(id DPID) []Event {
+	var evs []Event
+	for p, peers := range g.away {
+		if _, ok := peers[id]; !ok {
+			continue
+		}
+		if delete(peers, id); len(peers) > 0 {
+			continue
+		}
+		delete(g.away, p)
+		g.delay(p)
+		if g.isEdge(p) {
+			evs = append(evs, PortSettled{p})
+		}
+	}
+	slices.SortFunc(evs, func(a, b Event) int { return a.(PortSettled).Place.Compare(b.(PortSettled).Place) })
+	return evs
 }
 
 // up reports whether p is a known port that is up.
@@ -357,6 +385,7 @@ func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
 		evs = append(evs, g.settle(ReasonPort, g.at[place])...)
 	case !p.Up:
 		delete(g.settling, place)
+		delete(g.away, place)
 		evs = append(evs, g.drop(ReasonPort, g.at[place])...)
 		evs = append(evs, g.flush(place, ReasonPort, false)...)
 	}
@@ -370,6 +399,7 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 	}
 	delete(n.ports, p.Port)
 	delete(g.settling, p)
+	delete(g.away, p)
 	n.sorted = nil
 	old.Up = false
 	evs := []Event{PortChanged{Place: p, Port: old, Gone: true}}
@@ -535,6 +565,12 @@ func (g *Graph) stateOf(e *edge, taken map[Place]bool) LinkState {
 func (g *Graph) forget(e *edge) {
 	delete(g.edges, ends{e.link.A, e.link.B})
 	for _, p := range []Place{e.link.A, e.link.B} {
+		if peer := e.link.Other(p).DPID; g.switches[peer] == nil && g.up(p) {
+			if g.away[p] == nil {
+				g.away[p] = map[DPID]struct{}{}
+			}
+			g.away[p][peer] = struct{}{}
+		}
 		es := slices.DeleteFunc(g.at[p], func(o *edge) bool { return o == e })
 		if len(es) == 0 {
 			delete(g.at, p)

@@ -24,7 +24,9 @@ type model struct {
 	pins  map[HostKey]bool
 
 	settling map[Place]time.Time
-	was      map[Place]bool // ports that were up or the end of a link before
+	was      map[Place]bool  // ports that were up or the end of a link before
+	before   [][2]Place      // from, to: known before
+	away     map[[2]any]bool // port and the switch it led to, which left
 }
 
 type fact struct {
@@ -41,7 +43,7 @@ type modelHost struct {
 
 func newModel(o Options) *model {
 	return &model{o: New(o).options, ports: map[DPID]map[Port]PortState{}, dirs: map[[2]Place]fact{}, pins: map[HostKey]bool{},
-		settling: map[Place]time.Time{}}
+		settling: map[Place]time.Time{}, away: map[[2]any]bool{}}
 }
 
 func (m *model) up(p Place) bool { return m.ports[p.DPID][p.Port].Up }
@@ -49,12 +51,27 @@ func (m *model) up(p Place) bool { return m.ports[p.DPID][p.Port].Up }
 // settle begins the delay of each port that came up or lost its last link since
 // the last call.
 func (m *model) settle() {
+	waiting := map[Place]bool{}
+	for a := range m.away {
+		waiting[a[0].(Place)] = true
+	}
+	for _, d := range m.before {
+		_, one := m.dirs[d]
+		_, two := m.dirs[[2]Place{d[1], d[0]}]
+		for i := range d {
+			if peer := d[1-i].DPID; !one && !two && m.ports[peer] == nil {
+				m.away[[2]any{d[i], peer}] = true
+			}
+		}
+	}
+	maps.DeleteFunc(m.away, func(a [2]any, _ bool) bool { return !m.up(a[0].(Place)) || m.ports[a[1].(DPID)] != nil })
+	m.before = slices.Collect(maps.Keys(m.dirs))
 	is := map[Place]bool{} // true when an end
 	for id, ps := range m.ports {
 		for _, p := range ps {
 			if place := (Place{id, p.Port}); p.Up {
 				is[place] = m.isEnd(place)
-				if was, up := m.was[place]; !up || was && !is[place] {
+				if was, up := m.was[place]; !up || was && !is[place] || waiting[place] && !m.isAway(place) {
 					m.settling[place] = m.now.Add(m.o.EdgeDelay)
 				}
 			}
@@ -66,7 +83,17 @@ func (m *model) settle() {
 
 func (m *model) isEdge(p Place) bool {
 	_, settling := m.settling[p]
-	return m.up(p) && !m.isEnd(p) && !settling
+	return m.up(p) && !m.isEnd(p) && !settling && !m.isAway(p)
+}
+
+// isAway reports whether p led to a switch that has left.
+func (m *model) isAway(p Place) bool {
+	for a := range m.away {
+		if a[0] == p {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *model) isEnd(p Place) bool {
@@ -479,7 +506,7 @@ func compare(t require.TestingT, g *Graph, m *model, r *mirror, now time.Time) {
 		for _, p := range sw.Ports {
 			require.Equal(t, m.ports[sw.DPID][p.Port], p)
 			place := Place{sw.DPID, p.Port}
-			require.Equal(t, m.isEnd(place), s.IsLink(place))
+			require.Equal(t, m.isEnd(place) || m.isAway(place), s.IsLink(place))
 			require.Equal(t, m.isEdge(place), s.IsEdge(place))
 			if m.isEdge(place) {
 				edge = append(edge, p.Port)

@@ -15,7 +15,7 @@ type fabric struct {
 	version  uint64
 	switches []Switch
 	index    map[DPID]int32
-	ends     map[Place]bool // ends of links in any state
+	ends     map[Place]bool // ends of links in any state, or of those to switches that left
 	settling map[Place]time.Time
 	peers    map[Place]Place // the other ends of links that are up
 	arcs     [][]arc         // by switch, in order of preference
@@ -62,6 +62,9 @@ func (g *Graph) newFabric(links []Link) *fabric {
 	for _, as := range f.arcs {
 		slices.SortFunc(as, func(a, b arc) int { return cmp.Or(cmp.Compare(a.to, b.to), cmp.Compare(a.out, b.out)) })
 	}
+	for p := range g.away {
+		f.ends[p] = true
+	}
 	f.spanning = sync.OnceValue(f.span)
 	return f
 }
@@ -88,7 +91,8 @@ func (f *fabric) Port(p Place) (PortState, bool) {
 	return s.Ports[i], true
 }
 
-// IsLink reports whether p is the end of a link in any state. Such a port is no
+// IsLink reports whether p is the end of a link in any state, or was when the
+// switch at the other end left (see Graph.RemoveSwitch). Such a port is no
 // edge port: no host is behind it, and nothing is flooded to it but along
 // the tree.
 func (f *fabric) IsLink(p Place) bool { return f.ends[p] }
