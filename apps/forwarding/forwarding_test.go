@@ -231,6 +231,35 @@ func TestLossOfASwitch(t *testing.T) {
 	})
 }
 
+// A switch without its channel forwards on by the flows it has: it must not become
+// a bridge between two ports that are taken for edge ports.
+func TestSwitchWithoutItsChannelClosesNoLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := lab.Start(t, lab.Build(4, simswitch.Options{}, lab.Ring(4)...), lab.Options{})
+		l.Settle()
+		announceAll(l)
+		l.Disconnect(2)
+		for range 60 {
+			l.Forget()
+			l.Announce("h1")
+			require.False(t, l.Stormed())
+			require.Len(t, l.Seen("h3"), 1)
+			require.Len(t, l.Seen("h4"), 1)
+			l.Pass(time.Second)
+		}
+		unicastsArrive(t, l, 4, func(a, b int) bool { return a != 2 && b != 2 })
+		l.Connect(2)
+		for range 50 {
+			l.Announce("h1")
+			require.False(t, l.Stormed())
+			l.Pass(100 * time.Millisecond)
+		}
+		broadcastsArriveOnce(t, l, 4, reachable(4, lab.Ring(4)))
+		l.Pass(time.Second)
+		unicastsArrive(t, l, 4, reachable(4, lab.Ring(4)))
+	})
+}
+
 func TestPortIsHeldUntilItIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := lab.Start(t, lab.Build(2, simswitch.Options{}, [2]int{1, 2}), lab.Options{})
