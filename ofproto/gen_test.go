@@ -112,6 +112,9 @@ func (g generator) extension() Action {
 			Dst: g.fieldType(), Offset: g.u16() & 0x3ff, Bits: 1 + g.u16()&0x3f,
 		}
 	case 3:
+		if g.IntN(2) == 0 {
+			return Controller{Meter: g.Uint32()}
+		}
 		return Resubmit{InPort: PortInPort, Table: Table(g.u8())}
 	case 4:
 		ct := CT{Flags: g.u16(), Zone: g.u16(), Table: Table(g.u8()), ALG: g.u16(), Actions: list(g, 3, g.action)}

@@ -15,6 +15,7 @@ const (
 	nxResubmitTable = 14
 	nxCT            = 35
 	nxNAT           = 36
+	nxController2   = 37
 )
 
 // Move copies Bits bits from one field into another. Both are of the fields this
@@ -67,6 +68,11 @@ type Resubmit struct {
 	InPort Port
 	Table  Table
 }
+
+// Controller sends the whole packet to the controller as ToController does, by way of
+// a meter: what is over its rate does not go to the controller, and the packet itself
+// goes on. A meter that does not exist limits nothing.
+type Controller struct{ Meter uint32 }
 
 // Flags of CT, and what its Table holds when the packet is not recirculated.
 const (
@@ -170,6 +176,19 @@ func (a Resubmit) appendTo(b []byte) []byte {
 	return setLen(b, start, 2)
 }
 
+// controllerMeter is the property of nxController2 that names a meter.
+const controllerMeter = 5
+
+// Controller is the action's header padded to 16 bytes and one property.
+func (a Controller) appendTo(b []byte) []byte {
+	start := len(b)
+	b = nicira(b, nxController2)
+	b = pad(b, 6)
+	b = append(b, 0, controllerMeter, 0, 8)
+	b = be.AppendUint32(b, a.Meter)
+	return setLen(b, start, 2)
+}
+
 func (a CT) appendTo(b []byte) []byte {
 	start := len(b)
 	b = nicira(b, nxCT)
@@ -257,6 +276,9 @@ func (a Resubmit) String() string {
 	}
 	return fmt.Sprintf("resubmit(%v,%d)", a.InPort, a.Table)
 }
+
+// String implements Action.
+func (a Controller) String() string { return fmt.Sprintf("controller(meter_id=%d)", a.Meter) }
 
 // String implements Action.
 func (a CT) String() string {
@@ -391,6 +413,11 @@ func parseExperimenterAction(b []byte) (Action, error) {
 			port |= 0xffff0000
 		}
 		return Resubmit{InPort: port, Table: Table(b[12])}, nil
+	case nxController2:
+		if len(b) != 24 || be.Uint32(b[16:]) != controllerMeter<<16|8 {
+			return raw, nil // other properties
+		}
+		return Controller{Meter: be.Uint32(b[20:])}, nil
 	case nxCT:
 		return parseCT(b, raw)
 	case nxNAT:
