@@ -3,6 +3,7 @@ package balancer_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -657,4 +658,82 @@ func TestMembersBeyondAPartitionAreLeftOut(t *testing.T) {
 			require.Equal(t, before[sport], s.serves("h1", 1000+sport, rec))
 		}
 	})
+}
+
+// TestChaos lets links, ports, channels and documents change at random, and asks of
+// the network at rest that every connection is served, by the same member from
+// everywhere, and that no switch holds more than it should.
+func TestChaos(t *testing.T) {
+	for seed := range uint64(8) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 5))
+			links := append(lab.Ring(5), [2]int{1, 3}, [2]int{2, 4})
+			s := open(t, t.TempDir(), lab.Build(5, simswitch.Options{NoBundles: seed%3 == 1, NoChaining: seed%3 == 2}, links...), lab.Options{})
+			hosts := []string{"h1", "h2", "h3", "h4", "h5"}
+			pick := func() []string {
+				random.Shuffle(5, func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+				return hosts[:1+random.IntN(4)]
+			}
+			rec := s.put(s.pool(balancer.TCP, pick()...))
+			ports := func(up bool) {
+				for d := ofproto.DPID(1); d <= 5; d++ {
+					for _, p := range []ofproto.Port{1, 2, 3, 4, lab.HostPort} {
+						if up || random.IntN(8) == 0 {
+							s.Switch(d).SetPort(p, up || random.IntN(2) == 0)
+						}
+					}
+				}
+			}
+			for range 25 {
+				switch random.IntN(5) {
+				case 0:
+					ports(false)
+				case 1:
+					ports(true)
+				case 2:
+					d := ofproto.DPID(1 + random.IntN(5))
+					s.Disconnect(d)
+					s.Pass(time.Duration(random.IntN(4000)) * time.Millisecond)
+					s.Connect(d)
+				case 3:
+					var err error
+					rec, _, err = s.intents.Put(t.Context(), s.pool(balancer.TCP, pick()...), balancer.Condition{})
+					require.NoError(t, err)
+				}
+				for range random.IntN(10) {
+					from := hosts[random.IntN(5)]
+					s.Send(from, s.request(from, uint16(random.IntN(1000)), rec))
+				}
+				s.Pass(time.Duration(random.IntN(2000)) * time.Millisecond)
+			}
+			ports(true)
+			s.Pass(2 * time.Minute)
+			s.learn()
+			s.NoFaults()
+			members := map[string]bool{}
+			for _, m := range rec.Listeners[0].Members {
+				members[m.Key.Addr().String()] = true
+			}
+			served := map[string]bool{}
+			for sport := range uint16(60) {
+				picks := map[string]bool{}
+				for _, from := range s.Hosts() {
+					// The same addresses and ports from everywhere, so that the hash is the same.
+					f := packet.Flow{SrcMAC: s.Host(from).MAC, DstMAC: rec.VIP.MAC, Src: netip.AddrPortFrom(netip.MustParseAddr("10.1.1.1"), sport+1), Dst: netip.AddrPortFrom(vipAddr, vipPort)}
+					who, _ := s.takes(from, packet.AppendTCPFrame(nil, f, packet.TCP{}, nil))
+					require.NotEmpty(t, who, "seed %d: dropped at %s", seed, from)
+					picks[who] = true
+					served[s.Host(who).IP.String()] = true
+				}
+				require.Len(t, picks, 1, "seed %d", seed)
+			}
+			require.Equal(t, members, served, "seed %d", seed)
+			require.False(t, s.Stormed())
+			for _, sw := range s.Switches() {
+				if seed%3 != 2 {
+					require.Len(t, sw.Groups(), 2+len(members), "flood, select, members")
+				}
+			}
+		})
+	}
 }
