@@ -36,6 +36,9 @@ type Source struct {
 	// Build compiles the part. It is pure and runs outside the core loop. Nil: the
 	// part is not desired any more.
 	Build func() flowtable.Part
+	// Refused is why the switch cannot have all that the part is for, though what
+	// Build returns is installed. Applied tells it back. Nil: it can.
+	Refused error
 
 	seq uint64 // of this assignment; set by the core
 }

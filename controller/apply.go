@@ -117,7 +117,7 @@ func (w *worker) take(ctx context.Context) error {
 
 	results := map[flowtable.PartKey]error{}
 	for key, src := range sources {
-		w.compiled[key] = Source{Tag: src.Tag, seq: src.seq} // Build would keep its inputs alive
+		w.compiled[key] = Source{Tag: src.Tag, Refused: src.Refused, seq: src.seq} // Build would keep its inputs alive
 		delete(w.retries, key)
 		if src.Build == nil {
 			w.table.DeletePart(key)
@@ -211,6 +211,7 @@ func (w *worker) report(ctx context.Context, parts []flowtable.PartKey, failed m
 		}
 		results[key] = err
 		if err == nil {
+			results[key] = w.compiled[key].Refused
 			delete(w.retries, key)
 			continue
 		}

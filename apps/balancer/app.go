@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -43,7 +44,9 @@ type vip struct {
 	version  uint64    // counts what has been desired of switches: revisions, moves of members
 	owners   [][]uint16
 	acks     map[ofproto.DPID]ack
-	pending  bool // as last told to watchers
+	floors   map[ofproto.DPID]floor
+	placed   map[ofproto.DPID]placement // as last compiled
+	pending  bool                       // as last told to watchers
 }
 
 // ack is what a switch said of a VIP last.
@@ -77,7 +80,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		refused:    map[netip.Addr]map[ofproto.DPID]error{},
 	}
 	for i := range records {
-		a.index(&vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}})
+		a.index(&vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}})
 	}
 	return a
 }
@@ -112,6 +115,9 @@ func (a *App) Handle(c *controller.Context, event any) {
 		}
 	case controller.StageChanged:
 		a.forgetAnswers(e.DPID)
+		for _, v := range a.vips {
+			delete(v.floors, e.DPID)
+		}
 	case controller.Rerouted:
 		a.locateAll(c)
 		for _, v := range a.vips {
@@ -145,10 +151,10 @@ func (a *App) change(c *controller.Context, e Change) {
 	if old != nil && e.Revision <= old.revision {
 		return
 	}
-	v := &vip{name: e.Name, rec: e.Record, revision: e.Revision, since: c.Now, acks: map[ofproto.DPID]ack{}}
+	v := &vip{name: e.Name, rec: e.Record, revision: e.Revision, since: c.Now, acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}}
 	if old != nil {
 		a.unindex(old)
-		v.acks, v.version = old.acks, old.version
+		v.acks, v.version, v.floors, v.placed = old.acks, old.version, old.floors, old.placed
 		carryOwners(old, v)
 	}
 	a.index(v)
@@ -299,9 +305,19 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 	if v == nil || e.Tag < v.version {
 		return
 	}
+	if next, ok := v.floors[e.DPID].lower(v.placed[e.DPID], e.Err); ok {
+		// It seemed able to, and is not: the next best is tried at once.
+		v.floors[e.DPID] = next
+		delete(v.acks, e.DPID)
+		c.Dirty(e.DPID, partVIP+v.name)
+		return
+	}
 	k := ack{version: e.Tag, err: e.Err}
 	if v.rec != nil {
 		k.generation = v.rec.VIP.Generation
+	}
+	if was := v.acks[e.DPID]; v.rec != nil && errors.Is(was.err, ErrRefused) != errors.Is(k.err, ErrRefused) {
+		c.Dirty(e.DPID, partAddress+v.rec.VIP.Address.String()) // whether ARP is answered
 	}
 	v.acks[e.DPID] = k
 	a.settled(c, v)
@@ -407,6 +423,14 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 			st.State, st.Reason = InstallError, k.err.Error()
 			s.VIP.Provisioning = ProvisioningError
 		}
+		if p, ok := v.placed[sw.DPID]; ok && v.rec != nil && v.rec.VIP.Enabled {
+			st.Method, st.Slots = p.method, p.slots
+			if st.Reason == "" {
+				st.Reason = p.reason
+			} else if p.reason != "" {
+				st.Reason += "; " + p.reason
+			}
+		}
 		s.VIP.Switches = append(s.VIP.Switches, st)
 	}
 	if v.rec == nil {
@@ -494,7 +518,10 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	}
 	name := slices.Min(slices.Collect(maps.Keys(a.byAddress[addr])))
 	mac, nicira := a.vips[name].rec.VIP.MAC, sw.Capabilities.Nicira
-	answer := slices.ContainsFunc(slices.Collect(maps.Keys(a.byAddress[addr])), func(n string) bool { return a.vips[n].rec.VIP.Enabled })
+	answer := slices.ContainsFunc(slices.Collect(maps.Keys(a.byAddress[addr])), func(n string) bool {
+		// Who is told where the VIP is expects an answer.
+		return a.vips[n].rec.VIP.Enabled && !a.input(c, sw, a.vips[n]).placement().none
+	})
 	return controller.Source{Build: func() flowtable.Part { return compileAddress(addr, mac, answer, nicira) }}
 }
 
@@ -506,11 +533,20 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 	if v.rec == nil || !serves(sw) || !v.rec.VIP.Enabled {
 		return src
 	}
+	in := a.input(c, sw, v)
+	placed := in.placement()
+	v.placed[sw.DPID] = placed
+	src.Build, src.Refused = in.compile, placed.refused
+	return src
+}
+
+// input is what the part of a VIP in a switch is made from.
+func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInput {
 	snap := c.Graph.Snapshot()
 	in := vipInput{
 		rec: v.rec, owners: slices.Clone(v.owners),
 		stage: sw.Stage, caps: sw.Capabilities,
-		targets: map[netip.Addr]target{},
+		targets: map[netip.Addr]target{}, floor: v.floors[sw.DPID],
 	}
 	for _, l := range v.rec.Listeners {
 		for _, m := range l.Members {
@@ -519,8 +555,7 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 			}
 		}
 	}
-	src.Build = in.compile
-	return src
+	return in
 }
 
 // targetOn says how a switch reaches a member.

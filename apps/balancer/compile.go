@@ -25,19 +25,20 @@ type vipInput struct {
 	stage   controller.Stage
 	caps    controller.Capabilities
 	targets map[netip.Addr]target // of the members whose place is known
+	floor   floor
 }
 
 // compile makes the flows and groups of a VIP in a switch (docs/architecture.md,
-// slots). For each listener: a group a member that has slots; for TCP a select
-// group of equal buckets, one a slot, each handing over to the group of the slot's
-// owner; for UDP, whose ports Open vSwitch leaves out of its hash, and where there
-// are no select groups, one flow a slot on bits of the source instead; and a flow
-// a member that gives its replies the VIP's address.
+// slots). For each listener: what spreads its connections over the owners of the
+// slots, by the method that the switch has (Method); and a flow a member that gives
+// its replies the VIP's address. A listener that the switch cannot serve has neither.
 func (in vipInput) compile() flowtable.Part {
-	var p flowtable.Part
-	for i, l := range in.rec.Listeners {
-		in.forward(&p, l, in.reachable(l, in.owners[i]))
-		in.reverse(&p, l)
+	p := flowtable.Part{Class: flowtable.ClassService}
+	for i, ch := range in.choices() {
+		if ch.method != MethodRefused {
+			in.forward(&p, in.rec.Listeners[i], ch)
+			in.reverse(&p, in.rec.Listeners[i])
+		}
 	}
 	return p
 }
@@ -59,11 +60,8 @@ func (in vipInput) reachable(l ListenerRecord, owners []uint16) []uint16 {
 	return Spread(l.Slots.Home, owners, func(id uint16) bool { return up[id] })
 }
 
-// chained says whether slots hand over to member groups. Otherwise the member's
-// actions are in the slot itself.
-func (in vipInput) chained() bool { return in.caps.Chaining && in.caps.FastFailover }
-
-func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, owners []uint16) {
+func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
+	owners := ch.owners
 	byIndex := make(map[uint16]MemberRecord, len(l.Members))
 	for _, m := range l.Members {
 		byIndex[m.Index] = m
@@ -77,7 +75,7 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, owners []uint16)
 	if len(serving) == 0 {
 		return // the address's drop flow takes its packets
 	}
-	if in.chained() {
+	if ch.level == levelChained {
 		for _, m := range l.Members {
 			if serving[m.Index] {
 				p.Groups = append(p.Groups, in.memberGroup(l, m))
@@ -95,11 +93,11 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, owners []uint16)
 			Instructions: []ofproto.Instruction{ofproto.ApplyActions{Actions: append(actions, in.learn()...)}},
 		})
 	}
-	if l.Key.Protocol == UDP || !in.caps.Select {
+	if ch.method == MethodSelector {
 		for slot, id := range owners {
 			if m, ok := byIndex[id]; ok {
-				actions := in.actions(l, m)
-				if in.chained() {
+				actions := in.actions(l, m, in.caps.Normal)
+				if ch.level == levelChained {
 					actions = []ofproto.Action{ofproto.Group{ID: m.Group}}
 				}
 				flow(actions, in.selector(l.Key.Protocol.number(), slot, len(owners))...)
@@ -113,9 +111,9 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, owners []uint16)
 		t := in.targets[m.Key.Addr()]
 		b := ofproto.Bucket{Weight: 1, WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny}
 		switch {
-		case !in.chained():
-			b.Actions = in.actions(l, m)
-			if t.port != 0 {
+		case ch.level == levelInline:
+			b.Actions = in.actions(l, m, in.caps.NormalInBuckets)
+			if t.port != 0 && in.caps.WatchPort {
 				b.WatchPort = t.port
 			}
 		default:
@@ -134,7 +132,7 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, owners []uint16)
 // because that type has liveness on Open vSwitch, so that the slots skip the
 // member while its port is down. Without a port to watch it is indirect.
 func (in vipInput) memberGroup(l ListenerRecord, m MemberRecord) flowtable.Group {
-	b := ofproto.Bucket{WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny, Actions: in.actions(l, m)}
+	b := ofproto.Bucket{WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny, Actions: in.actions(l, m, in.caps.NormalInBuckets)}
 	g := flowtable.Group{ID: m.Group, Type: ofproto.GroupTypeIndirect}
 	if t := in.targets[m.Key.Addr()]; t.port != 0 {
 		g.Type, b.WatchPort = ofproto.GroupTypeFastFailover, t.port
@@ -144,7 +142,8 @@ func (in vipInput) memberGroup(l ListenerRecord, m MemberRecord) flowtable.Group
 }
 
 // actions rewrites a packet for a member and sends it there. No action: dropped.
-func (in vipInput) actions(l ListenerRecord, m MemberRecord) []ofproto.Action {
+// normal says that NORMAL may be among them.
+func (in vipInput) actions(l ListenerRecord, m MemberRecord, normal bool) []ofproto.Action {
 	t, ok := in.targets[m.Key.Addr()]
 	if !ok {
 		return nil
@@ -152,10 +151,12 @@ func (in vipInput) actions(l ListenerRecord, m MemberRecord) []ofproto.Action {
 	as := []ofproto.Action{
 		ofproto.SetField{Field: ofproto.EthDst(t.mac)},
 		ofproto.SetField{Field: ofproto.IPv4Dst(netip.PrefixFrom(m.Key.Addr(), 32))},
-		ofproto.SetField{Field: ofproto.L4Dst(l.Key.Protocol.number(), m.Key.Port())},
+	}
+	if m.Key.Port() != l.Key.Port {
+		as = append(as, ofproto.SetField{Field: ofproto.L4Dst(l.Key.Protocol.number(), m.Key.Port())})
 	}
 	switch {
-	case in.stage == controller.StageSteer && !(t.attached && in.caps.Nicira):
+	case in.stage == controller.StageSteer && normal && !(t.attached && in.caps.Nicira):
 		// The switch's own forwarding knows the way.
 		return append(as, ofproto.OutputPort(ofproto.PortNormal))
 	case t.port == 0:
@@ -175,7 +176,7 @@ func (in vipInput) actions(l ListenerRecord, m MemberRecord) []ofproto.Action {
 // and replies to it would be flooded. A packet that is sent to its own sender
 // teaches the table and goes nowhere.
 func (in vipInput) learn() []ofproto.Action {
-	if in.stage != controller.StageSteer || !in.caps.Nicira {
+	if in.stage != controller.StageSteer || !in.caps.Nicira || !in.caps.Normal {
 		return nil
 	}
 	return []ofproto.Action{
@@ -189,6 +190,10 @@ func (in vipInput) learn() []ofproto.Action {
 func (in vipInput) reverse(p *flowtable.Part, l ListenerRecord) {
 	proto := l.Key.Protocol.number()
 	for _, m := range l.Members {
+		rewrite := []ofproto.Action{ofproto.SetField{Field: ofproto.IPv4Src(netip.PrefixFrom(in.rec.VIP.Address, 32))}}
+		if m.Key.Port() != l.Key.Port {
+			rewrite = append(rewrite, ofproto.SetField{Field: ofproto.L4Src(proto, l.Key.Port)})
+		}
 		p.Flows = append(p.Flows, flowtable.Flow{
 			Table: controller.TableVIP, Priority: controller.PrioVIPReverse,
 			Match: ofproto.NewMatch(
@@ -196,10 +201,7 @@ func (in vipInput) reverse(p *flowtable.Part, l ListenerRecord) {
 				ofproto.IPv4Src(netip.PrefixFrom(m.Key.Addr(), 32)), ofproto.L4Src(proto, m.Key.Port()),
 			),
 			Instructions: []ofproto.Instruction{
-				ofproto.ApplyActions{Actions: []ofproto.Action{
-					ofproto.SetField{Field: ofproto.IPv4Src(netip.PrefixFrom(in.rec.VIP.Address, 32))},
-					ofproto.SetField{Field: ofproto.L4Src(proto, l.Key.Port)},
-				}},
+				ofproto.ApplyActions{Actions: rewrite},
 				ofproto.GotoTable{Table: controller.TableDestination},
 			},
 		})
@@ -210,15 +212,22 @@ func (in vipInput) reverse(p *flowtable.Part, l ListenerRecord) {
 // bits of the source port, and as many of the source address as the slots need
 // beyond. The lowest bit of the port says nothing: Linux picks even ones to connect.
 // OpenFlow has no masks on ports (§7.2.3.7), Open vSwitch has: elsewhere all bits
-// are those of the address, and a client keeps to one slot.
+// are those of the address, and a client keeps to one slot. Where addresses have no
+// such masks, all bits are those of the port.
 func (in vipInput) selector(proto uint8, slot, size int) []ofproto.Field {
+	all := bits.Len(uint(size - 1))
 	portBits := 0
-	var fs []ofproto.Field
-	if in.caps.Nicira {
+	switch {
+	case in.caps.PortMasks && in.caps.AddressMasks:
 		portBits = 4
-		fs = append(fs, ofproto.L4SrcMasked(proto, uint16(slot&(1<<portBits-1))<<1, (1<<portBits-1)<<1))
+	case in.caps.PortMasks:
+		portBits = all
 	}
-	if addressBits := max(bits.Len(uint(size-1))-portBits, 0); addressBits > 0 {
+	var fs []ofproto.Field
+	if mask := uint16(1<<portBits-1) << 1; mask != 0 {
+		fs = append(fs, ofproto.L4SrcMasked(proto, uint16(slot)<<1&mask, mask))
+	}
+	if addressBits := max(all-portBits, 0); addressBits > 0 {
 		fs = append(fs, ofproto.IPv4SrcMasked(uint32(slot>>portBits), 1<<addressBits-1))
 	}
 	return fs
@@ -240,7 +249,7 @@ func (p Protocol) number() uint8 {
 // turned into the reply and sent back, and nothing addressed to it is forwarded
 // as ordinary traffic.
 func compileAddress(addr netip.Addr, mac ofproto.MAC, answer, nicira bool) flowtable.Part {
-	p := flowtable.Part{Flows: []flowtable.Flow{{
+	p := flowtable.Part{Class: flowtable.ClassService, Flows: []flowtable.Flow{{
 		Table: controller.TableVIP, Priority: controller.PrioVIPDrop,
 		Match: ofproto.NewMatch(ofproto.EthType(packet.EtherTypeIPv4), ofproto.IPv4Dst(netip.PrefixFrom(addr, 32))),
 	}}}

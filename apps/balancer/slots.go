@@ -290,3 +290,68 @@ func deal(table, ids []uint16, quota, held []int) {
 		}
 	}
 }
+
+// Fewer returns the table of size slots that stands for a larger one, size dividing
+// its length: a hash value has slot j of it where it had one of j, j+size, … before.
+// Slot j is one of theirs, the first whose owner has not got its share yet; shares
+// are those of the larger table, by largest remainder, and where there are slots
+// enough nobody is left with none. Slots whose owners all have their share go to
+// those who do not. Owners are compared by ID alone; the result depends on nothing
+// but the table.
+func Fewer(owners []uint16, size int) []uint16 {
+	count := map[uint16]int{}
+	for _, id := range owners {
+		count[id]++
+	}
+	var ids []uint16
+	for id := range count {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	left := map[uint16]int{}
+	dealt := 0
+	rest := func(id uint16) int { return count[id] * size % len(owners) }
+	for _, id := range ids {
+		left[id] = count[id] * size / len(owners)
+		if left[id] == 0 && len(ids) <= size {
+			left[id] = 1
+		}
+		dealt += left[id]
+	}
+	byRest := slices.Clone(ids)
+	slices.SortStableFunc(byRest, func(a, b uint16) int { return cmp.Compare(rest(b), rest(a)) })
+	for _, id := range byRest {
+		if dealt < size && (rest(id) > 0 && count[id]*size >= len(owners) || left[id] == 0) {
+			left[id]++
+			dealt++
+		}
+	}
+	for dealt > size { // those who were given one slot out of turn cost those who have most
+		most := slices.MaxFunc(ids, func(a, b uint16) int { return cmp.Compare(left[a], left[b]) })
+		left[most]--
+		dealt--
+	}
+	table := make([]uint16, size)
+	var open []int
+	for j := range table {
+		table[j] = NoMember
+		for k := j; k < len(owners); k += size {
+			if left[owners[k]] > 0 {
+				table[j] = owners[k]
+				left[owners[k]]--
+				break
+			}
+		}
+		if table[j] == NoMember {
+			open = append(open, j)
+		}
+	}
+	for _, j := range open {
+		next := slices.MaxFunc(ids, func(a, b uint16) int { return cmp.Compare(left[a], left[b]) })
+		if left[next] > 0 {
+			table[j] = next
+			left[next]--
+		}
+	}
+	return table
+}

@@ -195,7 +195,9 @@ type SwitchStatus struct {
 	DPID       string       `json:"dpid"` // 16 hex digits, ofproto.DPID.String
 	State      InstallState `json:"state"`
 	Generation uint64       `json:"generation"` // of the document that the switch has
-	Reason     string       `json:"reason"`
+	Method     Method       `json:"method"`     // how its worst listener is spread; empty when it is not
+	Slots      int          `json:"slots"`      // of that listener in this switch
+	Reason     string       `json:"reason"`     // why it is an error, or not the best method
 }
 
 // MemberStatus is the state of a member.

@@ -46,9 +46,21 @@ type Group struct {
 	Buckets []ofproto.Bucket
 }
 
+// Class ranks parts: where a table is too small for all, those of the lower class
+// come first.
+type Class uint8
+
+// The classes of parts.
+const (
+	ClassBase    Class = iota // what a switch cannot do without
+	ClassService              // a VIP
+	ClassHost                 // what saves a flood
+)
+
 // Part is the desired state one app compiled for one PartKey. The groups that
 // its flows and buckets refer to are in the part itself, in any order.
 type Part struct {
+	Class  Class
 	Flows  []Flow
 	Groups []Group
 }
