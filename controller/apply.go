@@ -43,6 +43,9 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	if err := s.c.attach(ctx, s); err != nil {
 		return err
 	}
+	if ids, meters, ok := s.meters(); ok {
+		s.table.SetMeters(ids, meters)
+	}
 	s.attached = time.Now()
 	s.c.admission.done(s.entry)
 	s.c.admission.settle(s.entry)
@@ -90,8 +93,14 @@ func (w *worker) step(ctx context.Context) error {
 		if err := w.take(ctx); err != nil {
 			return err
 		}
-		if !w.ready || w.held(ctx) || !w.table.Dirty() {
+		if !w.ready || w.held(ctx) {
 			return nil
+		}
+		if err := w.setMeters(ctx); err != nil {
+			return err
+		}
+		if !w.table.Dirty() {
+			return w.deleteMeters(ctx)
 		}
 		plan := w.table.Plan(planSize)
 		results, err := w.apply(ctx, &plan)
@@ -125,7 +134,7 @@ func (w *worker) take(ctx context.Context) error {
 		}
 		part, err := w.build(src)
 		if err == nil {
-			err = w.table.SetPart(key, part)
+			err = w.table.SetPart(key, w.metered(key.App, part))
 		}
 		if err != nil {
 			w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
@@ -415,7 +424,7 @@ func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("flows: %w", err)
 	}
-	return in, nil
+	return in, s.readMeters(ctx, in)
 }
 
 // allFlows asks for the flow entries of all tables.

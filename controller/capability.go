@@ -58,6 +58,9 @@ type Capabilities struct {
 	MaxGroups    uint32
 	MaxBuckets   uint16 // of a select group, at most MaxBuckets; 0: there are none
 	Meters       uint32 // how many; 0: none
+	// MeteredCopies says that what goes to the controller can be metered apart from
+	// the packet.
+	MeteredCopies bool
 
 	Normal          bool // the switch's own forwarding can be handed a packet
 	NormalInBuckets bool
@@ -97,6 +100,8 @@ func capabilitiesOf(features *ofproto.FeaturesReply, desc ofproto.Desc, groups o
 		MaxGroups:    groups.MaxGroups[ofproto.GroupTypeSelect],
 		MaxBuckets:   MaxBuckets,
 		Meters:       meters.MaxMeter,
+
+		MeteredCopies: ovs && meters.MaxMeter > 0,
 
 		Normal: true, NormalInBuckets: true,
 		BucketSet: allLayers, FlowSet: allLayers,
@@ -278,6 +283,9 @@ func probesOf(port ofproto.Port, declared Capabilities) []probe {
 	}
 	flow("masks on addresses", 0, func(c *Capabilities) { c.AddressMasks = false }, apply(output), ofproto.IPv4SrcMasked(1, 0xf))
 	flow("masks on ports", 0, func(c *Capabilities) { c.PortMasks = false }, apply(output), ofproto.L4SrcMasked(ofproto.ProtoTCP, 2, 0x1e))
+	if declared.MeteredCopies {
+		flow("meters on copies", 0, func(c *Capabilities) { c.MeteredCopies = false }, apply(ofproto.Controller{Meter: meterFirst}))
+	}
 	flow("Nicira's actions", 0, func(c *Capabilities) { c.Nicira = false }, apply(
 		ofproto.Move{Src: ofproto.FieldEthSrc, Dst: ofproto.FieldEthDst, Bits: 48},
 		ofproto.Load{Dst: ofproto.FieldNXMInPort, Bits: 16}, output))

@@ -205,7 +205,9 @@ func TestOpenVSwitchIsProbed(t *testing.T) {
 	})
 	require.NoError(t, core.Settled(ctx, 1))
 	require.NotZero(t, got.MaxGroups)
-	got.MaxGroups, got.Meters = 0, 0
+	require.NotZero(t, got.Meters)
+	require.True(t, got.MeteredCopies)
+	got.MaxGroups, got.Meters, got.MeteredCopies = 0, 0, false
 	require.Equal(t, everything, got)
 	require.Empty(t, ovs.DumpGroups("s1"))
 	require.Len(t, ovs.DumpFlows("s1"), 1, "the mark of the store alone")

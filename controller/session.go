@@ -66,6 +66,8 @@ type session struct {
 	role     ofproto.Role
 	ports    []ofproto.PortDesc
 	bundleID uint32
+	// metersRefused says that the switch takes no meter; of the worker.
+	metersRefused bool
 	// laterTerm is a term that the switch has seen and this store never gave out.
 	laterTerm uint64
 

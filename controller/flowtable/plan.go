@@ -11,11 +11,12 @@ import (
 // Mod is one message of a plan and the object it concerns.
 type Mod struct {
 	Part    PartKey
-	Message ofproto.Message // *ofproto.FlowMod or *ofproto.GroupMod
+	Message ofproto.Message // *ofproto.FlowMod, *ofproto.GroupMod or *ofproto.MeterMod
 
 	flow   FlowKey // of a flow-mod
 	cookie uint64
 	group  ofproto.GroupID // of a group-mod
+	meter  Meter           // of a meter-mod
 	desc   string
 	remove bool
 }
@@ -24,6 +25,9 @@ func (m *Mod) String() string {
 	verb := "set"
 	if m.remove {
 		verb = "delete"
+	}
+	if _, ok := m.Message.(*ofproto.MeterMod); ok {
+		return fmt.Sprintf("%s meter %#x", verb, m.meter.ID)
 	}
 	if _, ok := m.Message.(*ofproto.GroupMod); ok {
 		return fmt.Sprintf("%s group %#x of %s", verb, uint32(m.group), m.Part)
@@ -172,6 +176,8 @@ func (t *Table) orderGroups(ids []ofproto.GroupID) []Mod {
 // Applied records that the switch carried a message out.
 func (t *Table) Applied(m *Mod) {
 	switch m.Message.(type) {
+	case *ofproto.MeterMod:
+		t.appliedMeter(m)
 	case *ofproto.GroupMod:
 		if m.remove {
 			delete(t.hasGroups, m.group)
@@ -193,7 +199,7 @@ func (t *Table) Applied(m *Mod) {
 // discarded: a deletion is remembered as still to be done. The caller decides
 // when the part is tried again, with MarkDirty.
 func (t *Table) Failed(m *Mod) {
-	if !m.remove {
+	if _, meter := m.Message.(*ofproto.MeterMod); meter || !m.remove {
 		return
 	}
 	p := t.parts[m.Part]

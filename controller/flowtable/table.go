@@ -27,6 +27,8 @@ type Table struct {
 	alteredFlows  map[FlowKey]int
 	alteredGroups map[ofproto.GroupID]int
 
+	meters meters
+
 	queue   []PartKey // dirty parts, oldest first
 	queued  map[PartKey]bool
 	scratch []byte
@@ -185,6 +187,7 @@ type Installed struct {
 	flows   map[FlowKey]uint64
 	groups  map[ofproto.GroupID]string
 	foreign map[FlowKey]uint64
+	meters  map[uint32]uint32    // rate by id
 	altered map[FlowKey]struct{} // of flows
 }
 
@@ -232,6 +235,7 @@ func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets
 // is stale is deleted.
 func (t *Table) ReadBack(in *Installed) {
 	t.hasFlows, t.hasGroups, t.foreign = in.flows, in.groups, in.foreign
+	t.meters.has = in.meters
 	t.repair(in)
 	orphans := t.parts[PartKey{}]
 	if orphans == nil {

@@ -1,0 +1,184 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// Meters on what goes to the controller, where the switch has them: a flood ends in the
+// switch and loads neither the channel nor the controller.
+//
+// On Open vSwitch it is the copy for the controller that is metered and the packet goes
+// on. The meters of the specification meter the packet itself, so elsewhere only flows
+// that do nothing but send to the controller name one; the limits of packetlimit.go
+// hold for the others.
+
+// Meter ids of ours, where the switch numbers that high; else the last of those that
+// it has.
+const (
+	meterFirst uint32 = 0x46000000
+	meterCount        = 16
+)
+
+// Kinds of packets that are metered apart.
+const (
+	meterProbes  uint32 = iota // discovery, answers to our own requests
+	meterHosts                 // copies of ARP and neighbour discovery
+	meterUnknown               // copies of packets of unknown hosts
+	meterOther
+
+	meterKinds
+)
+
+// probesRate is the rate of meterProbes: links depend on it, so it is well over what
+// the ports of one switch bring.
+const probesRate = 4000
+
+// meterKind returns the kind of a flow that goes to the controller.
+func meterKind(app flowtable.AppID, priority uint16) uint32 {
+	switch {
+	case app == AppDiscovery && priority == PrioARP:
+		return meterHosts
+	case app == AppDiscovery:
+		return meterProbes
+	case app == AppForwarding:
+		return meterUnknown
+	}
+	return meterOther
+}
+
+// meterIDs is the range of a switch that can have up to most meters.
+func meterIDs(most uint32) flowtable.MeterRange {
+	if most >= meterFirst+meterCount || most > 1<<16 {
+		return flowtable.MeterRange{First: meterFirst, Last: meterFirst + meterCount - 1}
+	}
+	return flowtable.MeterRange{First: most - meterKinds + 1, Last: most}
+}
+
+// meters says which meters a switch is to have; ok is false when it is to have none.
+func (s *session) meters() (ids flowtable.MeterRange, list []flowtable.Meter, ok bool) {
+	rate := s.limit.rate / 2
+	if s.caps.Meters < meterKinds || rate <= 0 || s.metersRefused {
+		return ids, nil, false
+	}
+	ids = meterIDs(s.caps.Meters)
+	for kind := range meterKinds {
+		r := uint32(max(rate, 1))
+		if kind == meterProbes {
+			r = probesRate
+		}
+		list = append(list, flowtable.Meter{ID: ids.First + kind, Rate: r, Burst: max(r/2, 1)})
+	}
+	return ids, list, true
+}
+
+// metered makes the flows of a part that go to the controller do so by way of the
+// switch's meters.
+func (w *worker) metered(app flowtable.AppID, p flowtable.Part) flowtable.Part {
+	ids, _, ok := w.meters()
+	if !ok {
+		return p
+	}
+	flows := slices.Clone(p.Flows)
+	for i := range flows {
+		f := &flows[i]
+		id := ids.First + meterKind(app, f.Priority)
+		if w.caps.MeteredCopies {
+			f.Instructions = meterCopies(f.Instructions, id)
+		} else if onlyPunts(f.Instructions) {
+			f.Instructions = append([]ofproto.Instruction{ofproto.Meter{ID: id}}, f.Instructions...)
+		}
+	}
+	p.Flows = flows
+	return p
+}
+
+// toController says whether an action sends to the controller.
+func toController(a ofproto.Action) bool {
+	o, ok := a.(ofproto.Output)
+	return ok && o.Port == ofproto.PortController
+}
+
+func meterCopies(ins []ofproto.Instruction, id uint32) []ofproto.Instruction {
+	out := slices.Clone(ins)
+	for i, in := range out {
+		if apply, ok := in.(ofproto.ApplyActions); ok && slices.ContainsFunc(apply.Actions, toController) {
+			actions := slices.Clone(apply.Actions)
+			for j, a := range actions {
+				if toController(a) {
+					actions[j] = ofproto.Controller{Meter: id}
+				}
+			}
+			out[i] = ofproto.ApplyActions{Actions: actions}
+		}
+	}
+	return out
+}
+
+// onlyPunts says whether a flow does nothing but send to the controller.
+func onlyPunts(ins []ofproto.Instruction) bool {
+	if len(ins) != 1 {
+		return false
+	}
+	apply, ok := ins[0].(ofproto.ApplyActions)
+	return ok && len(apply.Actions) == 1 && toController(apply.Actions[0])
+}
+
+// setMeters brings the meters about that flows are going to name. A switch that
+// refuses one does without: its parts are compiled again.
+func (w *worker) setMeters(ctx context.Context) error {
+	mods := w.table.SetMeterMods()
+	if len(mods) == 0 {
+		return nil
+	}
+	failed := map[flowtable.PartKey]error{}
+	if err := w.applyPhase(ctx, mods, failed); err != nil {
+		return fmt.Errorf("meters: %w", err)
+	}
+	if err := failed[flowtable.PartKey{}]; err != nil {
+		w.log().Warn("the switch refuses meters; packets to the controller are limited by the controller alone", "error", err)
+		w.metersRefused = true
+		w.table.SetMeters(meterIDs(w.caps.Meters), nil)
+		w.c.recompile(ctx, w.session)
+	}
+	return nil
+}
+
+// deleteMeters deletes the meters that are not desired any more, when no flow of ours
+// names them.
+func (w *worker) deleteMeters(ctx context.Context) error {
+	mods := w.table.DeleteMeterMods()
+	if len(mods) == 0 {
+		return nil
+	}
+	if err := w.applyPhase(ctx, mods, map[flowtable.PartKey]error{}); err != nil {
+		return fmt.Errorf("meters: %w", err)
+	}
+	return nil
+}
+
+// readMeters adds the meters of a switch to what was read back.
+func (s *session) readMeters(ctx context.Context, in *flowtable.Installed) error {
+	if s.caps.Meters == 0 {
+		return nil
+	}
+	req := &ofproto.MultipartRequest{Type: ofproto.MultipartMeterConfig, Body: ofproto.MeterStatsRequest{Meter: ofproto.MeterAll}}
+	err := s.conn.Multipart(ctx, req, func(b []byte) error { return each(ofproto.MeterConfigOf(b), in.AddMeter) })
+	if err != nil && !refused(err) {
+		return fmt.Errorf("meters: %w", err)
+	}
+	return nil
+}
+
+// recompile hands all parts of a switch to its session anew.
+func (c *Controller) recompile(ctx context.Context, s *session) {
+	_ = c.enqueue(ctx, func() {
+		if sw := c.ctx.switches[s.dpid]; sw != nil && sw.session == s {
+			c.assign(sw, c.compileAll(sw), false)
+		}
+	})
+}
