@@ -107,7 +107,7 @@ func (b *bench) readBackOVS(s *scope) error {
 
 		start = time.Now()
 		in := flowtable.NewInstalled()
-		if err := read(func(f ofproto.FlowStats) { in.AddFlow(f.Table, f.Priority, f.Match, f.Cookie) }); err != nil {
+		if err := read(func(f ofproto.FlowStats) { in.AddFlow(f) }); err != nil {
 			return err
 		}
 		table.ReadBack(in)
