@@ -99,14 +99,37 @@ type DescriptionView struct {
 
 // CapabilitiesView is what the switch was found to be able to do.
 type CapabilitiesView struct {
-	Tables        uint8  `json:"tables"`
-	Bundles       bool   `json:"bundles"` // atomic, ordered changes
-	Nicira        bool   `json:"nicira"`  // Open vSwitch's actions
-	SelectGroups  bool   `json:"select_groups"`
-	FastFailover  bool   `json:"fast_failover"`  // groups that skip dead ports
-	GroupChaining bool   `json:"group_chaining"` // groups in buckets
-	MaxGroups     uint32 `json:"max_groups"`
-	MaxMeters     uint32 `json:"max_meters"`
+	Tables          uint8         `json:"tables"`
+	Bundles         bool          `json:"bundles"` // atomic, ordered changes
+	Nicira          bool          `json:"nicira"`  // Open vSwitch's actions
+	SelectGroups    bool          `json:"select_groups"`
+	FastFailover    bool          `json:"fast_failover"`  // groups that skip dead ports
+	GroupChaining   bool          `json:"group_chaining"` // groups in buckets
+	AllGroups       bool          `json:"all_groups"`     // groups that flood
+	WatchPort       bool          `json:"watch_port"`     // buckets of select groups follow the state of a port
+	WatchGroup      bool          `json:"watch_group"`    // and of a group
+	MaxGroups       uint32        `json:"max_groups"`     // select groups
+	MaxBuckets      uint16        `json:"max_buckets"`    // of a select group; no more than 256 are asked for
+	MaxMeters       uint32        `json:"max_meters"`
+	Normal          bool          `json:"normal"`            // the switch's own forwarding can be handed packets
+	NormalInBuckets bool          `json:"normal_in_buckets"` // by groups too
+	SetFields       []string      `json:"set_fields"`        // headers that flow entries can rewrite: l2, l3, l4
+	BucketSetFields []string      `json:"bucket_set_fields"` // and buckets
+	AddressMasks    bool          `json:"address_masks"`     // any bits of an IPv4 address can be matched
+	PortMasks       bool          `json:"port_masks"`        // and of a port
+	Holds           bool          `json:"holds"`             // the switch holds the flow entries that it accepts
+	Ignores         bool          `json:"ignores"`           // it accepted something that it then did not hold
+	Probed          bool          `json:"probed"`            // tried out on this kind of switch, not only declared
+	Pipeline        string        `json:"pipeline"`          // tables, or folded into one
+	Balancing       BalancingView `json:"balancing"`
+}
+
+// BalancingView is the best way to spread TCP connections that a switch has in its
+// stage.
+type BalancingView struct {
+	Method balancer.Method `json:"method"`
+	Slots  int             `json:"slots"`  // of the largest table
+	Reason string          `json:"reason"` // why it is not the best there is
 }
 
 // PortView is one port of a switch.
@@ -250,6 +273,13 @@ func (s *Server) listSwitches(c echo.Context) error {
 func (v *SwitchView) whole() {
 	if v.Ports == nil {
 		v.Ports = []PortView{}
+	}
+	k := &v.Capabilities
+	if k.SetFields == nil {
+		k.SetFields = []string{}
+	}
+	if k.BucketSetFields == nil {
+		k.BucketSetFields = []string{}
 	}
 	if v.Faults == nil {
 		v.Faults = []FaultView{}

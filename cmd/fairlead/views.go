@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/northbound"
@@ -62,12 +63,21 @@ func switchView(c *controller.Context, sw *controller.Switch) northbound.SwitchV
 		},
 		Capabilities: northbound.CapabilitiesView{
 			Tables: k.Tables, Bundles: k.Bundles, Nicira: k.Nicira, SelectGroups: k.Select,
-			FastFailover: k.FastFailover, GroupChaining: k.Chaining, MaxGroups: k.MaxGroups, MaxMeters: k.Meters,
+			FastFailover: k.FastFailover, GroupChaining: k.Chaining, AllGroups: k.AllGroups, WatchPort: k.WatchPort, WatchGroup: k.WatchGroup,
+			MaxGroups: k.MaxGroups, MaxBuckets: k.MaxBuckets, MaxMeters: k.Meters, Normal: k.Normal, NormalInBuckets: k.NormalInBuckets,
+			SetFields: k.FlowSet.Names(), BucketSetFields: k.BucketSet.Names(), AddressMasks: k.AddressMasks, PortMasks: k.PortMasks,
+			Holds: k.Holds, Ignores: k.Ignored, Probed: k.Probed, Pipeline: "tables",
 		},
 		Counts: northbound.CountsView{
 			Ports: len(sw.Ports), Flows: sw.Flows, Groups: sw.Groups, Foreign: sw.Foreign,
 			PacketIns: sw.PacketIns, PacketInsDropped: sw.PacketInsDropped,
 		},
+	}
+	if k.OneTable() {
+		v.Capabilities.Pipeline = "folded"
+	}
+	if b := &v.Capabilities.Balancing; k != (controller.Capabilities{}) { // it was connected once
+		b.Method, b.Slots, b.Reason = balancer.Ladder(k, sw.Stage)
 	}
 	if sw.Connected {
 		v.Connection.State, v.Role = "connected", sw.Role.String()
