@@ -28,10 +28,10 @@ const (
 
 	// A datapath whose sessions end within flapLife is flapping. After flapsFree of
 	// them the next is held back for flapHold, doubled each time up to flapMost.
-	flapLife  = 3 * time.Second
-	flapsFree = 5
-	flapHold  = 500 * time.Millisecond
-	flapMost  = 30 * time.Second
+	flapLife  = 2 * time.Second
+	flapsFree = 10
+	flapHold  = 250 * time.Millisecond
+	flapMost  = 10 * time.Second
 	flapReset = 10 * time.Second // a session this long ends the count
 
 	// An address whose connections come to nothing is held back likewise.
@@ -39,7 +39,7 @@ const (
 	failHold  = 100 * time.Millisecond
 	failMost  = 10 * time.Second
 
-	holdForget = 2 * time.Minute // without a flap, and all is forgiven
+	holdForget = time.Minute // without a flap, and all is forgiven
 	maxHolds   = 8192            // remembered
 )
 

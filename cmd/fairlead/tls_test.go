@@ -1,0 +1,509 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/store"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/test/simswitch"
+	"github.com/fairlead/fairlead/test/simswitch/lab"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// authority signs certificates of a test.
+type authority struct {
+	t    *testing.T
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+func ecKey(t *testing.T) crypto.Signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	return key
+}
+
+func newAuthority(t *testing.T, name string) *authority {
+	t.Helper()
+	a := &authority{t: t, key: ecKey(t)}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte(name),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, a.key.Public(), a.key)
+	require.NoError(t, err)
+	a.cert, err = x509.ParseCertificate(der)
+	require.NoError(t, err)
+	return a
+}
+
+var serial int64 = 100
+
+// issue signs a certificate for a key; change may alter it before.
+func (a *authority) issue(name string, key crypto.Signer, change func(*x509.Certificate)) tls.Certificate {
+	a.t.Helper()
+	serial++
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	if change != nil {
+		change(tmpl)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.key)
+	require.NoError(a.t, err)
+	leaf, err := x509.ParseCertificate(der)
+	require.NoError(a.t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+func writePEM(t *testing.T, path, kind string, ders ...[]byte) {
+	t.Helper()
+	var b bytes.Buffer
+	for _, der := range ders {
+		require.NoError(t, pem.Encode(&b, &pem.Block{Type: kind, Bytes: der}))
+	}
+	// As it should be done: whole or not at all.
+	require.NoError(t, os.WriteFile(path+".new", b.Bytes(), 0o600))
+	require.NoError(t, os.Rename(path+".new", path))
+}
+
+// syncBuffer is a log that is written and read at once.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// southbound is a controller that switches reach by TLS.
+type southbound struct {
+	t    *testing.T
+	dir  string
+	cfg  Config
+	ca   *authority
+	log  syncBuffer
+	addr string
+	core *controller.Controller
+	ln   net.Listener // nil: of its own
+
+	bindings controller.Bindings
+}
+
+func newSouthbound(t *testing.T) *southbound {
+	t.Helper()
+	s := &southbound{t: t, dir: t.TempDir(), ca: newAuthority(t, "switches")}
+	s.cfg = Config{TLSMin: "1.3", TLSCert: s.path("cert"), TLSKey: s.path("key"), TLSCA: s.path("ca")}
+	writePEM(t, s.cfg.TLSCA, "CERTIFICATE", s.ca.cert.Raw)
+	s.renew("controller")
+	return s
+}
+
+func (s *southbound) path(name string) string { return filepath.Join(s.dir, name+".pem") }
+
+// renew gives the controller a new certificate.
+func (s *southbound) renew(name string) {
+	s.t.Helper()
+	cert := s.ca.issue(name, ecKey(s.t), nil)
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	require.NoError(s.t, err)
+	writePEM(s.t, s.cfg.TLSCert, "CERTIFICATE", cert.Certificate[0])
+	writePEM(s.t, s.cfg.TLSKey, "PRIVATE KEY", key)
+}
+
+func (s *southbound) start() {
+	s.t.Helper()
+	log := slog.New(slog.NewTextHandler(&s.log, nil))
+	conf, err := s.cfg.southboundTLS(log)
+	require.NoError(s.t, err)
+	ln := s.ln
+	if ln == nil {
+		ln, err = net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(s.t, err)
+	}
+	s.addr = ln.Addr().String()
+	if conf != nil {
+		ln = tls.NewListener(ln, conf)
+	}
+	s.core, err = controller.New(s.t.Context(), controller.Options{
+		Store: &lab.Memory{}, Graph: topology.New(topology.Options{}), Log: log, AllowPlain: s.cfg.OpenFlowInsecure, Bindings: s.bindings,
+	})
+	require.NoError(s.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.core.Run(ctx, ln) }()
+	s.t.Cleanup(func() { cancel(); require.NoError(s.t, <-done) })
+}
+
+// client is the TLS of a switch with a certificate.
+func (s *southbound) client(certs ...tls.Certificate) *tls.Config {
+	roots := x509.NewCertPool()
+	roots.AddCert(s.ca.cert)
+	return &tls.Config{RootCAs: roots, Certificates: certs}
+}
+
+// connect speaks OpenFlow as a switch until the test ends, or the connection does: then
+// ended is closed.
+func (s *southbound) connect(dpid ofproto.DPID, conf *tls.Config) (sw *simswitch.Switch, conn net.Conn, ended chan struct{}) {
+	s.t.Helper()
+	nc, err := net.Dial("tcp", s.addr)
+	require.NoError(s.t, err)
+	if conf != nil {
+		conf = conf.Clone()
+		conf.ServerName = "127.0.0.1"
+		nc = tls.Client(nc, conf)
+	}
+	sw = simswitch.New(simswitch.Options{DPID: dpid, Ports: []ofproto.Port{1}})
+	ended = make(chan struct{})
+	go func() { defer close(ended); _ = sw.Serve(s.t.Context(), nc) }()
+	s.t.Cleanup(func() { nc.Close(); <-ended })
+	return sw, nc, ended
+}
+
+func (s *southbound) connected(dpid ofproto.DPID) (remote string) {
+	s.t.Helper()
+	require.NoError(s.t, s.core.Do(s.t.Context(), func(c *controller.Context) {
+		if sw := c.Switch(dpid); sw != nil {
+			require.Equal(s.t, s.cfg.TLSCert != "", sw.Secure)
+			remote = sw.Remote.String()
+		}
+	}))
+	return remote
+}
+
+func (s *southbound) accepted(dpid ofproto.DPID, conf *tls.Config) net.Conn {
+	s.t.Helper()
+	_, nc, _ := s.connect(dpid, conf)
+	require.Eventually(s.t, func() bool { return s.connected(dpid) == nc.LocalAddr().String() }, 10*time.Second, time.Millisecond)
+	return nc
+}
+
+// refused connects and expects to be cut off, with the switch never attached and the
+// log naming what is given.
+func (s *southbound) refused(dpid ofproto.DPID, conf *tls.Config, says ...string) {
+	s.t.Helper()
+	before := s.connected(dpid)
+	_, _, ended := s.connect(dpid, conf)
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		s.t.Fatal("the connection was not refused")
+	}
+	require.Equal(s.t, before, s.connected(dpid))
+	for _, text := range says {
+		require.Eventually(s.t, func() bool { return strings.Contains(s.log.String(), text) }, 5*time.Second, time.Millisecond, "%s in %s", text, &s.log)
+	}
+}
+
+func named(uri string) func(*x509.Certificate) {
+	u, err := url.Parse(uri)
+	if err != nil {
+		panic(err)
+	}
+	return func(c *x509.Certificate) { c.URIs = []*url.URL{u} }
+}
+
+func TestX01MutualTLS(t *testing.T) {
+	s := newSouthbound(t)
+	s.start()
+	cert := s.ca.issue("s1", ecKey(t), nil)
+	for range 9 { // in the place of the one before
+		s.accepted(1, s.client(cert)).Close()
+		require.Eventually(t, func() bool { return s.connected(1) == "" }, 10*time.Second, time.Millisecond)
+	}
+	old := s.client(cert)
+	old.MaxVersion = tls.VersionTLS12
+	s.refused(2, old, "TLS handshake refused", "unsupported versions")
+}
+
+func TestX01TLS12ByFlag(t *testing.T) {
+	s := newSouthbound(t)
+	s.cfg.TLSMin = "1.2"
+	s.start()
+	cert := s.ca.issue("s1", ecKey(t), nil)
+	old := s.client(cert)
+	old.MaxVersion = tls.VersionTLS12
+	s.accepted(1, old)
+	s.accepted(2, s.client(cert))
+	older := s.client(cert)
+	older.MinVersion, older.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	s.refused(3, older)
+	weak := old.Clone()
+	weak.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_RC4_128_SHA}
+	s.refused(3, weak)
+}
+
+func TestX02BadCertificatesAreRefused(t *testing.T) {
+	s := newSouthbound(t)
+	revoked := s.ca.issue("revoked one", ecKey(t), nil)
+	crl, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: revoked.Leaf.SerialNumber, RevocationTime: time.Now()}},
+	}, s.ca.cert, s.ca.key)
+	require.NoError(t, err)
+	s.cfg.TLSCRL = s.path("crl")
+	writePEM(t, s.cfg.TLSCRL, "X509 CRL", crl)
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	require.NoError(t, err)
+	own := newAuthority(t, "self-signed one")
+	for name, cert := range map[string]tls.Certificate{
+		"of another authority": newAuthority(t, "strangers").issue("stranger", ecKey(t), nil),
+		"self-signed one":      {Certificate: [][]byte{own.cert.Raw}, PrivateKey: own.key, Leaf: own.cert},
+		"expired one":          s.ca.issue("expired one", ecKey(t), func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
+		"not yet valid":        s.ca.issue("not yet valid", ecKey(t), func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }),
+		"not for clients": s.ca.issue("not for clients", ecKey(t), func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		}),
+		"short key":   s.ca.issue("short key", weak, nil),
+		"revoked one": revoked,
+	} {
+		// Without the name of the authority that is asked for the client shows what it has.
+		conf := s.client()
+		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+		sum := sha256.Sum256(cert.Certificate[0])
+		t.Run(name, func(t *testing.T) {
+			held := s.t
+			s.t = t
+			defer func() { s.t = held }()
+			s.start() // a controller of its own: the alarm is due at once
+			s.refused(1, conf, cert.Leaf.Subject.CommonName, hex.EncodeToString(sum[:]))
+			require.EqualValues(t, 1, s.core.Counters().Refused["tls"])
+		})
+	}
+	s.start()
+	s.refused(1, s.client())
+	s.refused(1, nil) // plain TCP at a TLS port
+	require.EqualValues(t, 2, s.core.Counters().Refused["tls"])
+	require.Eventually(t, func() bool { return s.core.Counters().Open == 0 }, time.Second, time.Millisecond)
+	s.accepted(1, s.client(s.ca.issue("a good one", ecKey(t), nil)))
+}
+
+func TestX03CertificateNamesItsDatapath(t *testing.T) {
+	s := newSouthbound(t)
+	s.start()
+	byURI := s.ca.issue("switch", ecKey(t), named("fairlead:dpid:00000000000000aa"))
+	byName := s.ca.issue("edge-00000000000000BB id:3b0c1b6e-3a4e-4f7c-9d5e-1a2b3c4d5e6f", ecKey(t), nil)
+	bad := s.ca.issue("switch", ecKey(t), named("fairlead:dpid:aa"))
+	first := s.accepted(0xaa, s.client(byURI))
+	s.accepted(0xbb, s.client(byName))
+	s.refused(0xaa, s.client(byName), "dpid=00000000000000aa", "it names [00000000000000bb]")
+	s.refused(0xbb, s.client(byURI))
+	s.refused(0xcc, s.client(byURI))
+	s.refused(0xdd, s.client(bad), "16 hexadecimal digits")
+	require.Equal(t, first.LocalAddr().String(), s.connected(0xaa), "the switch itself is undisturbed")
+
+	// A new key in a certificate that names the datapath is as good.
+	first.Close()
+	require.Eventually(t, func() bool { return s.connected(0xaa) == "" }, 10*time.Second, time.Millisecond)
+	s.accepted(0xaa, s.client(s.ca.issue("switch", ecKey(t), named("fairlead:dpid:00000000000000aa"))))
+	require.EqualValues(t, 4, s.core.Counters().Refused["certificate"])
+}
+
+func TestX03FirstKeyIsBound(t *testing.T) {
+	s := newSouthbound(t)
+	s.start()
+	key := ecKey(t)
+	a, b := s.ca.issue("switch a", key, nil), s.ca.issue("switch b", ecKey(t), nil)
+	s.accepted(1, s.client(a)).Close()
+	require.Eventually(t, func() bool { return s.connected(1) == "" }, 10*time.Second, time.Millisecond)
+	s.refused(1, s.client(b), "another key", "switch a", "switch b")
+	s.accepted(2, s.client(a)) // Open vSwitch shows one certificate for all its bridges
+	s.accepted(3, s.client(b))
+	// Another certificate of the same key is as good.
+	s.accepted(1, s.client(s.ca.issue("switch a, renewed", key, nil))).Close()
+	require.Eventually(t, func() bool { return s.connected(1) == "" }, 10*time.Second, time.Millisecond)
+
+	require.NoError(t, s.core.Unbind(t.Context(), 1))
+	require.ErrorIs(t, s.core.Unbind(t.Context(), 1), controller.ErrNoBinding)
+	s.accepted(1, s.client(b))
+	bound, ok := s.core.BindingOf(1)
+	require.True(t, ok)
+	require.Equal(t, "CN=switch b", bound.Subject)
+}
+
+// A datapath id that came with a certificate is not to be had without.
+func TestX04NoFallBackToPlainTCP(t *testing.T) {
+	s := newSouthbound(t)
+	db, err := store.Open(t.TempDir(), store.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	s.bindings = state{db}
+	s.start()
+	s.accepted(1, s.client(s.ca.issue("switch", ecKey(t), nil)))
+	s.cfg = Config{}
+	s.start() // without TLS
+	s.refused(1, nil, "plain TCP")
+	s.accepted(2, nil)
+	require.NoError(t, s.core.Unbind(t.Context(), 1))
+	s.accepted(1, nil)
+}
+
+// What is in flight is either whole or ends the connection.
+func TestX04TamperedStreamEnds(t *testing.T) {
+	s := newSouthbound(t)
+	s.start()
+	inner := s.addr
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	flip := make(chan struct{})
+	go func() {
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		up, err := net.Dial("tcp", inner)
+		if err != nil {
+			nc.Close()
+			return
+		}
+		go func() { _, _ = io.Copy(nc, up); nc.Close() }()
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := nc.Read(buf)
+			if err != nil {
+				up.Close()
+				return
+			}
+			select {
+			case <-flip:
+				buf[n-1] ^= 1
+			default:
+			}
+			if _, err := up.Write(buf[:n]); err != nil {
+				nc.Close()
+				return
+			}
+		}
+	}()
+	s.addr = ln.Addr().String()
+	sw, _, ended := s.connect(1, s.client(s.ca.issue("switch", ecKey(t), nil)))
+	require.Eventually(t, func() bool { return s.connected(1) != "" }, 10*time.Second, time.Millisecond)
+	close(flip)
+	sw.SetPort(2, true)
+	<-ended
+	require.Eventually(t, func() bool { return s.connected(1) == "" }, 10*time.Second, time.Millisecond)
+}
+
+func TestX06PlainTCPFromElsewhereIsRefused(t *testing.T) {
+	address := elsewhere(t)
+	for _, allowed := range []bool{false, true} {
+		s := &southbound{t: t, cfg: Config{OpenFlowInsecure: allowed}}
+		var err error
+		s.ln, err = net.Listen("tcp", net.JoinHostPort(address, "0"))
+		require.NoError(t, err)
+		s.start()
+		if allowed {
+			s.accepted(1, nil)
+			s.accepted(2, nil)
+			require.Equal(t, 1, strings.Count(s.log.String(), "INSECURE"), "said once")
+			continue
+		}
+		s.refused(1, nil, "plain TCP from another machine refused")
+		require.EqualValues(t, 1, s.core.Counters().Refused["plain_tcp"])
+	}
+}
+
+// elsewhere returns an address of this machine that is not loopback.
+func elsewhere(t *testing.T) string {
+	t.Helper()
+	all, err := net.InterfaceAddrs()
+	require.NoError(t, err)
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+			return n.IP.String()
+		}
+	}
+	t.Skip("this machine has no address but loopback")
+	return ""
+}
+
+func TestCertificatesAreReadAgain(t *testing.T) {
+	s := newSouthbound(t)
+	s.start()
+	cert := s.ca.issue("switch", ecKey(t), nil)
+	first := s.accepted(1, s.client(cert)).(*tls.Conn)
+	require.Equal(t, "controller", first.ConnectionState().PeerCertificates[0].Subject.CommonName)
+
+	// A certificate without its key: the last pair stands.
+	other := s.ca.issue("half", ecKey(t), nil)
+	writePEM(t, s.cfg.TLSCert, "CERTIFICATE", other.Certificate[0])
+	second := s.accepted(2, s.client(cert)).(*tls.Conn)
+	require.Equal(t, "controller", second.ConnectionState().PeerCertificates[0].Subject.CommonName)
+	require.Contains(t, s.log.String(), "cannot be used")
+
+	s.renew("renewed")
+	third := s.accepted(3, s.client(cert)).(*tls.Conn)
+	require.Equal(t, "renewed", third.ConnectionState().PeerCertificates[0].Subject.CommonName)
+
+	// Another authority for switches, at once.
+	more := newAuthority(t, "more switches")
+	writePEM(t, s.cfg.TLSCA, "CERTIFICATE", more.cert.Raw)
+	s.refused(4, s.client(cert))
+	s.accepted(4, s.client(more.issue("switch", ecKey(t), nil)))
+	require.NotEmpty(t, s.connected(1), "who was connected stays")
+}
+
+func TestWeakOwnCertificateIsRefused(t *testing.T) {
+	s := newSouthbound(t)
+	key, err := rsa.GenerateKey(rand.Reader, 1024)
+	require.NoError(t, err)
+	cert := s.ca.issue("weak", key, nil)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	writePEM(t, s.cfg.TLSCert, "CERTIFICATE", cert.Certificate[0])
+	writePEM(t, s.cfg.TLSKey, "PRIVATE KEY", der)
+	_, err = s.cfg.southboundTLS(slog.Default())
+	require.ErrorContains(t, err, "1024 bits")
+}
+
+func TestCRLMustBeOfTheAuthority(t *testing.T) {
+	s := newSouthbound(t)
+	other := newAuthority(t, "strangers")
+	crl, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
+	}, other.cert, other.key)
+	require.NoError(t, err)
+	s.cfg.TLSCRL = s.path("crl")
+	writePEM(t, s.cfg.TLSCRL, "X509 CRL", crl)
+	_, err = s.cfg.southboundTLS(slog.Default())
+	require.ErrorContains(t, err, "none of the authorities")
+}
