@@ -40,7 +40,7 @@ const (
 	failMost  = 10 * time.Second
 
 	holdForget = time.Minute // without a flap, and all is forgiven
-	maxHolds   = 8192            // remembered
+	maxHolds   = 8192        // remembered
 )
 
 // Reasons for which a connection is refused before it is a session.
