@@ -199,7 +199,10 @@ func (l *Lab) Dial() net.Conn {
 	return here
 }
 
-// Connect has a switch connect to the controller.
+// redial is how long a switch waits before it tries again to connect.
+const redial = time.Second
+
+// Connect has a switch connect to the controller, again and again as switches do.
 func (l *Lab) Connect(dpid ofproto.DPID) {
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.mu.Lock()
@@ -207,12 +210,19 @@ func (l *Lab) Connect(dpid ofproto.DPID) {
 	l.mu.Unlock()
 	nc := l.Dial()
 	l.serving.Go(func() {
-		defer cancel()
-		_ = l.Switch(dpid).Serve(ctx, nc) // it ends when the test wants
+		for {
+			_ = l.Switch(dpid).Serve(ctx, nc) // why it ended is the controller's to say
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(redial):
+				nc = l.Dial()
+			}
+		}
 	})
 }
 
-// Disconnect ends the connection of a switch.
+// Disconnect ends the connection of a switch for good, until Connect.
 func (l *Lab) Disconnect(dpid ofproto.DPID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
