@@ -40,6 +40,9 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	if err := s.learnCapabilities(ctx, installed); err != nil {
 		return err
 	}
+	if s.caps.OneTable() {
+		s.table = flowtable.New(Pipeline.Folded())
+	}
 	if err := s.c.attach(ctx, s); err != nil {
 		return err
 	}
@@ -82,6 +85,7 @@ type worker struct {
 	*session
 	compiled  map[flowtable.PartKey]Source // of each part, the last one compiled
 	retries   map[flowtable.PartKey]retry
+	folded    folded
 	installed *flowtable.Installed // a read-back that is not in the table yet
 	ready     bool
 	shut      error // why the gate is shut; nil: open
@@ -126,21 +130,25 @@ func (w *worker) take(ctx context.Context) error {
 
 	results := map[flowtable.PartKey]error{}
 	for key, src := range sources {
+		if !w.caps.Holds {
+			src.Build, src.Refused = nil, errIgnores
+		}
 		w.compiled[key] = Source{Tag: src.Tag, Refused: src.Refused, seq: src.seq} // Build would keep its inputs alive
 		delete(w.retries, key)
 		if src.Build == nil {
-			w.table.DeletePart(key)
+			w.deletePart(key)
 			continue
 		}
 		part, err := w.build(src)
 		if err == nil {
-			err = w.table.SetPart(key, w.metered(key.App, part))
+			err = w.setPart(key, w.metered(key.App, part))
 		}
 		if err != nil {
 			w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
 			results[key] = err
 		}
 	}
+	w.refold(sources, results)
 	defer func() {
 		if len(results) > 0 {
 			w.c.applied(ctx, w.session, w.applied(results), w.counts())

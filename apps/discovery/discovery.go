@@ -64,19 +64,21 @@ func (a *App) Parts(*controller.Context, *controller.Switch) []string { return [
 
 // Compile implements controller.App.
 func (a *App) Compile(_ *controller.Context, sw *controller.Switch, _ string) controller.Source {
-	stage := sw.Stage
-	return controller.Source{Build: func() flowtable.Part { return basePart(stage) }}
+	stage, caps := sw.Stage, sw.Capabilities
+	return controller.Source{Build: func() flowtable.Part { return basePart(stage, caps) }}
 }
 
 // basePart takes discovery frames out of the traffic, and copies what tells of
-// hosts. Copies go on as the stage says.
-func basePart(stage controller.Stage) flowtable.Part {
+// hosts. Copies go on as the stage says; where they cannot, there are none.
+func basePart(stage controller.Stage, caps controller.Capabilities) flowtable.Part {
 	punt := ofproto.ApplyActions{Actions: []ofproto.Action{ofproto.ToController()}}
 	copied := []ofproto.Instruction{punt, ofproto.GotoTable{Table: controller.TableSource}}
-	switch stage {
-	case controller.StageObserve:
+	switch {
+	case caps.OneTable() && stage == controller.StageManaged: // no table for sources
+		copied = []ofproto.Instruction{punt, ofproto.GotoTable{Table: controller.TableVIP}}
+	case stage == controller.StageObserve:
 		copied = []ofproto.Instruction{ofproto.ApplyActions{Actions: []ofproto.Action{ofproto.ToController(), ofproto.OutputPort(ofproto.PortNormal)}}}
-	case controller.StageSteer:
+	case stage == controller.StageSteer:
 		copied = []ofproto.Instruction{punt, ofproto.GotoTable{Table: controller.TableVIP}}
 	}
 	arp := ofproto.EthType(packet.EtherTypeARP)
@@ -86,13 +88,14 @@ func basePart(stage controller.Stage) flowtable.Part {
 	nd := func(icmpType uint8) flowtable.Flow {
 		return flow(controller.PrioARP, copied, ofproto.EthType(packet.EtherTypeIPv6), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(icmpType))
 	}
-	return flowtable.Part{Flows: []flowtable.Flow{
+	p := flowtable.Part{Flows: []flowtable.Flow{
 		flow(controller.PrioDiscovery, []ofproto.Instruction{punt}, ofproto.EthType(packet.EtherTypeLLDP)),
 		flow(controller.PrioProbe, []ofproto.Instruction{punt}, arp, ofproto.EthDst(controller.ProbeMAC)),
-		flow(controller.PrioARP, copied, arp),
-		nd(packet.ICMPv6NeighborSolicitation),
-		nd(packet.ICMPv6NeighborAdvertisement),
 	}}
+	if caps.Normal || stage == controller.StageManaged {
+		p.Flows = append(p.Flows, flow(controller.PrioARP, copied, arp), nd(packet.ICMPv6NeighborSolicitation), nd(packet.ICMPv6NeighborAdvertisement))
+	}
+	return p
 }
 
 // Handle implements controller.App.

@@ -4,6 +4,7 @@
 package forwarding
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -89,6 +90,10 @@ func (a *App) dirtyHost(c *controller.Context, name string) {
 	}
 }
 
+// errNoNormal is why a switch that has no forwarding of its own is left alone in the
+// stages that build on it.
+var errNoNormal = errors.New("stages observe and steer need NORMAL, which the switch does not have: move it to managed")
+
 // Compile implements controller.App.
 func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string) controller.Source {
 	if strings.HasPrefix(part, partHost) {
@@ -98,17 +103,21 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		}
 		snap := c.Graph.Snapshot()
 		dpid := topology.DPID(sw.DPID)
-		return controller.Source{Build: func() flowtable.Part { return compileHost(snap, dpid, h) }}
+		oneTable := sw.Capabilities.OneTable()
+		return controller.Source{Build: func() flowtable.Part { return compileHost(snap, dpid, h, oneTable) }}
 	}
-	switch sw.Stage {
-	case controller.StageObserve:
+	switch {
+	case sw.Stage != controller.StageManaged && !sw.Capabilities.Normal:
+		return controller.Source{Refused: errNoNormal}
+	case sw.Stage == controller.StageObserve:
 		return controller.Source{Build: compileObserve}
-	case controller.StageSteer:
+	case sw.Stage == controller.StageSteer:
 		return controller.Source{Build: compileSteer}
 	}
 	snap := c.Graph.Snapshot()
 	dpid := topology.DPID(sw.DPID)
-	return controller.Source{Build: func() flowtable.Part { return compileManaged(snap, dpid) }}
+	caps := sw.Capabilities
+	return controller.Source{Build: func() flowtable.Part { return compileManaged(snap, dpid, caps) }}
 }
 
 func flow(table ofproto.Table, priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
@@ -139,14 +148,21 @@ func compileSteer() flowtable.Part {
 
 // compileManaged is the part of a managed switch that does not depend on hosts.
 // Floods leave by the ports of the broadcast tree and by the edge ports, and are
-// taken from no other ports.
-func compileManaged(snap *topology.Snapshot, dpid topology.DPID) flowtable.Part {
+// taken from no other ports. A switch with one table does not learn from packets,
+// for every pair of hosts would be an entry there; ARP and neighbour discovery tell
+// of hosts too.
+func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller.Capabilities) flowtable.Part {
 	learn := append(apply(ofproto.ToController()), ofproto.GotoTable{Table: controller.TableVIP})
 	p := flowtable.Part{Flows: []flowtable.Flow{
-		flow(controller.TableIngress, controller.PrioMiss, gotoTable(controller.TableSource)),
-		flow(controller.TableSource, controller.PrioMiss, learn),
 		flow(controller.TableVIP, controller.PrioMiss, gotoTable(controller.TableDestination)),
 	}}
+	if caps.OneTable() {
+		p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioMiss, gotoTable(controller.TableVIP)))
+	} else {
+		p.Flows = append(p.Flows,
+			flow(controller.TableIngress, controller.PrioMiss, gotoTable(controller.TableSource)),
+			flow(controller.TableSource, controller.PrioMiss, learn))
+	}
 	tree := snap.Tree()
 	out := slices.Concat(tree.Ports(dpid), snap.EdgePorts(dpid))
 	slices.Sort(out)
@@ -157,7 +173,7 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID) flowtable.Part 
 		if !port.Up {
 			continue
 		}
-		if snap.IsLink(at) {
+		if snap.IsLink(at) && !caps.OneTable() {
 			p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceLink, gotoTable(controller.TableVIP), in))
 		}
 		if !slices.Contains(out, port.Port) {
@@ -168,11 +184,18 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID) flowtable.Part 
 		p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioMiss, nil))
 		return p
 	}
-	g := flowtable.Group{ID: floodGroup, Type: ofproto.GroupTypeAll}
+	var all []ofproto.Action
 	for _, port := range out {
+		all = append(all, ofproto.OutputPort(ofproto.Port(port)))
+	}
+	if !caps.AllGroups {
+		p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioMiss, apply(all...)))
+		return p
+	}
+	g := flowtable.Group{ID: floodGroup, Type: ofproto.GroupTypeAll}
+	for _, output := range all {
 		g.Buckets = append(g.Buckets, ofproto.Bucket{
-			WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny,
-			Actions: []ofproto.Action{ofproto.OutputPort(ofproto.Port(port))},
+			WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny, Actions: []ofproto.Action{output},
 		})
 	}
 	p.Groups = append(p.Groups, g)
@@ -183,19 +206,19 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID) flowtable.Part 
 // compileHost is what one switch does for one host: out of its port on the host's
 // switch, out of the port on the shortest path elsewhere, nothing where there is
 // no path (its packets are flooded along the tree).
-func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host) flowtable.Part {
-	var p flowtable.Part
+func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host, oneTable bool) flowtable.Part {
+	p := flowtable.Part{Class: flowtable.ClassHost}
 	mac := ofproto.MAC(h.MAC)
 	port, ok := h.Place.Port, true
 	var tag []ofproto.Field
 	if h.VLAN != 0 {
 		tag = []ofproto.Field{ofproto.VLANVID(h.VLAN)}
 	}
-	if h.Place.DPID == dpid {
+	if h.Place.DPID != dpid {
+		port, ok = snap.NextHop(dpid, h.Place.DPID)
+	} else if !oneTable {
 		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceHost, gotoTable(controller.TableVIP),
 			append([]ofproto.Field{ofproto.InPort(ofproto.Port(port)), ofproto.EthSrc(mac)}, tag...)...))
-	} else {
-		port, ok = snap.NextHop(dpid, h.Place.DPID)
 	}
 	if ok {
 		p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioHost, apply(ofproto.OutputPort(ofproto.Port(port))),
