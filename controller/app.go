@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"maps"
@@ -97,6 +98,7 @@ type Context struct {
 	Graph *topology.Graph
 
 	switches map[ofproto.DPID]*Switch
+	order    []*Switch // of switches, by datapath id; nil: to be made again
 	app      App
 
 	events     []any
@@ -136,13 +138,10 @@ func (c *Context) Switch(dpid ofproto.DPID) *Switch { return c.switches[dpid] }
 
 // Switches yields the connected switches in order of datapath id.
 func (c *Context) Switches() iter.Seq[*Switch] {
-	return func(yield func(*Switch) bool) {
-		for _, d := range slices.Sorted(maps.Keys(c.switches)) {
-			if !yield(c.switches[d]) {
-				return
-			}
-		}
+	if len(c.order) != len(c.switches) {
+		c.order = slices.SortedFunc(maps.Values(c.switches), func(a, b *Switch) int { return cmp.Compare(a.DPID, b.DPID) })
 	}
+	return slices.Values(c.order)
 }
 
 // Emit hands events to every app, after the present call.

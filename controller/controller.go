@@ -375,7 +375,7 @@ func (c *Controller) attach(ctx context.Context, s *session) error {
 			Ports: map[ofproto.Port]ofproto.PortDesc{}, Connected: true, Secure: s.cert != nil, Since: x.Now, Faults: map[string]string{},
 			pending: map[flowtable.PartKey]uint64{}, session: s,
 		}
-		x.switches[s.dpid] = sw
+		x.switches[s.dpid], x.order = sw, nil
 		delete(c.away, s.dpid)
 		delete(c.goneAt, s.dpid)
 		states := make([]topology.PortState, 0, len(s.ports))
@@ -392,7 +392,7 @@ func (c *Controller) attach(ctx context.Context, s *session) error {
 		s.phase.Store(phaseReady)
 		s.mu.Lock()
 		s.enqueueLocked()
-		s.log().Info("switch connected", "stage", stage, "software", sw.Desc.Software, "ports", len(sw.Ports), "bundles", s.caps.Bundles)
+		s.log().Log(ctx, s.logLevel(), "switch connected", "stage", stage, "software", sw.Desc.Software, "ports", len(sw.Ports), "bundles", s.caps.Bundles)
 	})
 	return err
 }
@@ -510,12 +510,13 @@ func (c *Controller) detach(s *session) {
 		delete(c.sessions, s.dpid)
 		if sw := x.switches[s.dpid]; sw != nil && sw.session == s {
 			delete(x.switches, s.dpid)
+			x.order = nil
 			c.publishHeld()
 			c.leave(sw, x.Now)
 			c.goneAt[s.dpid] = x.Now.Add(goneAfter)
 			x.Emit(SwitchDown{s.dpid})
 			x.Notify("switch", map[string]any{"dpid": s.dpid.String(), "connected": false})
-			s.log().Info("switch disconnected", "reason", s.conn.Err())
+			s.log().Log(context.Background(), s.logLevel(), "switch disconnected", "reason", s.conn.Err())
 		}
 	})
 }

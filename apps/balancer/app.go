@@ -44,6 +44,7 @@ type vip struct {
 	version  uint64    // counts what has been desired of switches: revisions, moves of members
 	owners   [][]uint16
 	acks     map[ofproto.DPID]ack
+	awaits   ofproto.DPID // while pending: a switch that has not answered, if it still has not
 	floors   map[ofproto.DPID]floor
 	placed   map[ofproto.DPID]placement // as last compiled
 	pending  bool                       // as last told to watchers
@@ -107,17 +108,21 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.change(c, e)
 	case controller.SwitchUp:
 		a.locateAll(c)
+		a.await(c, e.DPID)
 		c.WakeAt(c.Now.Add(resolveSoon))
 	case controller.SwitchDown:
 		a.forgetAnswers(e.DPID)
 		for _, v := range a.vips {
-			a.settled(c, v)
+			if v.pending {
+				a.settled(c, v)
+			}
 		}
 	case controller.StageChanged:
 		a.forgetAnswers(e.DPID)
 		for _, v := range a.vips {
 			delete(v.floors, e.DPID)
 		}
+		a.await(c, e.DPID)
 	case controller.Rerouted:
 		a.locateAll(c)
 		for _, v := range a.vips {
@@ -323,6 +328,18 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 	a.settled(c, v)
 }
 
+// await makes all VIPs pending until a switch has answered.
+func (a *App) await(c *controller.Context, dpid ofproto.DPID) {
+	if sw := c.Switch(dpid); sw == nil || !serves(sw) {
+		return
+	}
+	for _, v := range a.vips {
+		if !v.pending {
+			v.pending, v.awaits = true, dpid
+		}
+	}
+}
+
 // forgetAnswers drops what a switch said: it is gone, or is asked anew.
 func (a *App) forgetAnswers(dpid ofproto.DPID) {
 	for _, v := range a.vips {
@@ -370,6 +387,15 @@ func (a *App) ack(v *vip, dpid ofproto.DPID) (k ack, ok bool) {
 // settled tells watchers when a VIP has left the state pending, and forgets a
 // deleted one that no switch holds any more.
 func (a *App) settled(c *controller.Context, v *vip) {
+	if v.pending {
+		// One switch that has not answered is enough to know. Looking at all of them on
+		// the answer of each would take their number squared.
+		if sw := c.Switch(v.awaits); sw != nil && serves(sw) {
+			if _, ok := a.ack(v, sw.DPID); !ok {
+				return
+			}
+		}
+	}
 	pending := false
 	var failed string
 	for sw := range c.Switches() {
@@ -379,7 +405,7 @@ func (a *App) settled(c *controller.Context, v *vip) {
 		k, ok := a.ack(v, sw.DPID)
 		switch {
 		case !ok:
-			pending = true
+			pending, v.awaits = true, sw.DPID
 		case k.err != nil:
 			failed = k.err.Error()
 		}
