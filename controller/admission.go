@@ -272,6 +272,13 @@ func (a *admission) heldFor(k holdKey, now time.Time) time.Duration {
 	return max(h.last.Add(min(first<<min(n-1, 16), most)).Sub(now), 0)
 }
 
+// flapping says whether a datapath has flapped more than twice lately.
+func (a *admission) flapping(k holdKey) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.holds[k].count > 2
+}
+
 // note counts a flap or a failure, or forgets what was counted.
 func (a *admission) note(k holdKey, bad bool, now time.Time) {
 	a.mu.Lock()

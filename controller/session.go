@@ -22,6 +22,7 @@ import (
 
 // Bounds of a session.
 const (
+	helloTimeout     = 8 * time.Second // to say which datapath the peer is
 	handshakeTimeout = 10 * time.Second
 	requestTimeout   = 10 * time.Second
 	probeTimeout     = 2 * time.Second
@@ -54,6 +55,7 @@ type session struct {
 	cert *x509.Certificate // of the switch; nil: plain TCP
 
 	entry    *entry
+	flapping bool      // it has come and gone lately, and more often than is worth a line in the log
 	attached time.Time // when it became a session; zero: not yet
 
 	hello chan *hello   // the first message, nil if it is no hello
@@ -221,6 +223,14 @@ func (s *session) contain(f func() error) (err error) {
 
 func (s *session) log() *slog.Logger { return s.logs.Load() }
 
+// logLevel is that of what each connection has happen to it.
+func (s *session) logLevel() slog.Level {
+	if s.flapping {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
 // handshake makes the connection usable, in the order of §6.3: versions, features,
 // then the role before anything else, so that no other controller's writes mix
 // with what is read afterwards.
@@ -229,7 +239,11 @@ func (s *session) handshake(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.c.admission.pause(ctx, holdKey{addr: s.entry.addr, dpid: s.dpid}); err != nil {
+	key := holdKey{addr: s.entry.addr, dpid: s.dpid}
+	if s.flapping = s.c.admission.flapping(key); s.flapping {
+		s.c.alarm("flapping "+s.dpid.String(), "switch connects and goes, again and again", "dpid", s.dpid.String(), "peer", s.peer.String())
+	}
+	if err := s.c.admission.pause(ctx, key); err != nil {
 		return err
 	}
 	if err := s.c.claim(ctx, s); err != nil {
@@ -250,7 +264,7 @@ func (s *session) handshake(ctx context.Context) error {
 
 // introduce learns which datapath the peer is, and whether it may be that.
 func (s *session) introduce(ctx context.Context) (*ofproto.FeaturesReply, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errHandshake)
+	ctx, cancel := context.WithTimeoutCause(ctx, helloTimeout, errHandshake)
 	defer cancel()
 	if _, err := s.conn.Send(&ofproto.Hello{Versions: []uint8{ofproto.Version}}); err != nil {
 		return nil, err
