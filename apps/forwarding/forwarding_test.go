@@ -203,8 +203,8 @@ func TestLinkLossReroutes(t *testing.T) {
 				}
 				// At no time on the way back may a flood loop.
 				for range 30 {
-					broadcastsArriveOnce(t, l, 4, all)
 					l.Pass(100 * time.Millisecond)
+					broadcastsArriveOnce(t, l, 4, all)
 				}
 				unicastsArrive(t, l, 4, all)
 			})
