@@ -11,15 +11,39 @@ import (
 // NewMatch makes a canonical match of fields; of two of the same field the first
 // counts. No fields match everything.
 func NewMatch(fields ...Field) Match {
-	list := make([]Field, 0, len(fields))
+	var stack [fewFields]Field
+	list, size := stack[:0], 0
 	for _, f := range fields {
-		if f, ok := f.canonical(); ok {
-			list = append(list, f)
-		}
+		list = insertField(list, f)
+		size += 8 + len(f.Value) + len(f.Mask) // at least what it takes
 	}
-	slices.SortStableFunc(list, compareFields)
-	list = slices.CompactFunc(list, func(a, b Field) bool { return compareFields(a, b) == 0 })
-	var m Match
+	if len(list) == 0 {
+		return nil
+	}
+	return appendFields(make(Match, 0, size), list)
+}
+
+// fewFields is how many fields a match has at most as a rule.
+const fewFields = 16
+
+// insertField puts a field where it belongs in a canonical list, if it matches
+// anything and is not there yet. The list is short.
+func insertField(list []Field, f Field) []Field {
+	f, ok := f.canonical()
+	if !ok {
+		return list
+	}
+	i := len(list)
+	for i > 0 && compareFields(list[i-1], f) > 0 {
+		i--
+	}
+	if i > 0 && compareFields(list[i-1], f) == 0 {
+		return list
+	}
+	return slices.Insert(list, i, f)
+}
+
+func appendFields(m Match, list []Field) Match {
 	for _, f := range list {
 		m = f.appendTo(m)
 	}
@@ -106,7 +130,23 @@ func (m Match) InPort() (port Port, ok bool) {
 }
 
 // Canonical returns the canonical form of the match, in bytes of its own.
-func (m Match) Canonical() Match { return NewMatch(slices.Collect(m.Fields())...) }
+func (m Match) Canonical() Match { return m.AppendCanonical(nil) }
+
+// AppendCanonical appends the canonical form of the match to b. It allocates nothing
+// for a match of few fields when b has room.
+func (m Match) AppendCanonical(b Match) Match {
+	var stack [fewFields]Field
+	list := stack[:0]
+	for rest := []byte(m); len(rest) > 0; {
+		f, n, err := parseField(rest)
+		if err != nil {
+			break
+		}
+		list = insertField(list, f)
+		rest = rest[n:]
+	}
+	return appendFields(b, list)
+}
 
 // Equal says that two matches are the same bytes, which for canonical ones means
 // that they match the same packets.

@@ -96,10 +96,9 @@ func (t *Table) Plan(most int) Plan {
 				setGroups = append(setGroups, id)
 			}
 		}
-		for _, k := range part.flows {
-			w := t.flows[k]
-			if c, ok := t.hasFlows[k]; !ok || c != w.cookie {
-				p.SetFlows = append(p.SetFlows, Mod{Part: key, Message: addMessage(w.flow, w.cookie), flow: k, cookie: w.cookie})
+		for _, f := range part.flows {
+			if c, ok := t.hasFlows[f.FlowKey]; !ok || c != f.cookie {
+				p.SetFlows = append(p.SetFlows, Mod{Part: key, Message: addMessage(t.flows[f.FlowKey].flow, f.cookie), flow: f.FlowKey, cookie: f.cookie})
 			}
 		}
 		for id := range part.staleGroups {
@@ -107,8 +106,7 @@ func (t *Table) Plan(most int) Plan {
 				p.DeleteGroups = append(p.DeleteGroups, Mod{Part: key, Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: id}, group: id, remove: true})
 			}
 		}
-		clear(part.staleFlows)
-		clear(part.staleGroups)
+		part.staleFlows, part.staleGroups = nil, nil
 		if len(part.flows) == 0 && len(part.groups) == 0 {
 			delete(t.parts, key)
 		}
@@ -133,9 +131,9 @@ func (t *Table) blocked(p *part) error {
 	if len(t.foreign) == 0 {
 		return nil
 	}
-	for _, k := range p.flows {
-		if c, ok := t.foreign[k]; ok {
-			return fmt.Errorf("%w: table %d, priority %d, match %s, cookie %#x", ErrForeign, k.Table, k.Priority, ofproto.Match(k.Match), c)
+	for _, f := range p.flows {
+		if c, ok := t.foreign[f.FlowKey]; ok {
+			return fmt.Errorf("%w: table %d, priority %d, match %s, cookie %#x", ErrForeign, f.Table, f.Priority, ofproto.Match(f.Match), c)
 		}
 	}
 	return nil
@@ -204,12 +202,12 @@ func (t *Table) Failed(m *Mod) {
 	}
 	p := t.parts[m.Part]
 	if p == nil {
-		p = newPart()
+		p = &part{}
 		t.parts[m.Part] = p
 	}
 	if _, ok := m.Message.(*ofproto.GroupMod); ok {
-		p.staleGroups[m.group] = struct{}{}
+		p.staleGroup(m.group)
 	} else {
-		p.staleFlows[m.flow] = struct{}{}
+		p.staleFlow(m.flow)
 	}
 }

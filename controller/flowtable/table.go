@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/fairlead/fairlead/ofproto"
@@ -35,15 +34,33 @@ type Table struct {
 }
 
 type part struct {
-	flows  []FlowKey
+	flows  []partFlow
 	groups []ofproto.GroupID
-	// Objects the part no longer wants and the switch may still hold.
+	// Objects the part no longer wants and the switch may still hold; nil when there
+	// are none, as of most parts.
 	staleFlows  map[FlowKey]struct{}
 	staleGroups map[ofproto.GroupID]struct{}
 }
 
-func newPart() *part {
-	return &part{staleFlows: map[FlowKey]struct{}{}, staleGroups: map[ofproto.GroupID]struct{}{}}
+// partFlow is a flow as its part knows it, so that comparing needs one look at what
+// the switch has, and none at what is wanted.
+type partFlow struct {
+	FlowKey
+	cookie uint64
+}
+
+func (p *part) staleFlow(k FlowKey) {
+	if p.staleFlows == nil {
+		p.staleFlows = map[FlowKey]struct{}{}
+	}
+	p.staleFlows[k] = struct{}{}
+}
+
+func (p *part) staleGroup(id ofproto.GroupID) {
+	if p.staleGroups == nil {
+		p.staleGroups = map[ofproto.GroupID]struct{}{}
+	}
+	p.staleGroups[id] = struct{}{}
 }
 
 type wantedFlow struct {
@@ -88,7 +105,7 @@ func (t *Table) SetPart(key PartKey, p Part) error {
 		return fmt.Errorf("%w: %s: %w", ErrPart, key, err)
 	}
 	old := t.drop(key)
-	now := newPart()
+	now := &part{flows: make([]partFlow, 0, len(p.Flows)), groups: make([]ofproto.GroupID, 0, len(p.Groups))}
 	if old != nil {
 		now.staleFlows, now.staleGroups = old.staleFlows, old.staleGroups
 	}
@@ -97,7 +114,7 @@ func (t *Table) SetPart(key PartKey, p Part) error {
 		t.scratch = ofproto.AppendInstructions(t.scratch[:0], f.Instructions)
 		c := cookieOf(t.pipeline.Version, key.App, k, t.scratch)
 		t.flows[k] = wantedFlow{part: key, flow: f, cookie: c}
-		now.flows = append(now.flows, k)
+		now.flows = append(now.flows, partFlow{k, c})
 		delete(now.staleFlows, k)
 	}
 	for _, g := range p.Groups {
@@ -125,13 +142,13 @@ func (t *Table) drop(key PartKey) *part {
 	if old == nil {
 		return nil
 	}
-	for _, k := range old.flows {
-		delete(t.flows, k)
-		old.staleFlows[k] = struct{}{}
+	for _, f := range old.flows {
+		delete(t.flows, f.FlowKey)
+		old.staleFlow(f.FlowKey)
 	}
 	for _, id := range old.groups {
 		delete(t.groups, id)
-		old.staleGroups[id] = struct{}{}
+		old.staleGroup(id)
 	}
 	return old
 }
@@ -189,6 +206,7 @@ type Installed struct {
 	foreign map[FlowKey]uint64
 	meters  map[uint32]uint32    // rate by id
 	altered map[FlowKey]struct{} // of flows
+	scratch ofproto.Match
 }
 
 // NewInstalled returns an empty read-back.
@@ -200,7 +218,8 @@ func NewInstalled() *Installed {
 // entry with a cookie of ours and a content that the cookie does not stand for has
 // been altered by somebody else, and is recorded as such.
 func (in *Installed) AddFlow(f ofproto.FlowStats) {
-	k := FlowKey{Table: f.Table, Priority: f.Priority, Match: string(f.Match.Canonical())}
+	in.scratch = f.Match.AppendCanonical(in.scratch[:0])
+	k := FlowKey{Table: f.Table, Priority: f.Priority, Match: string(in.scratch)}
 	if !OwnsCookie(f.Cookie) {
 		in.foreign[k] = f.Cookie
 		return
@@ -229,39 +248,72 @@ func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets
 	}
 }
 
-// ReadBack replaces what the switch is known to hold. Every part becomes dirty,
-// and what the switch holds of ours that no part desires becomes stale. It may
-// only be called with a complete read-back and a complete desired state, for what
-// is stale is deleted.
+// ReadBack replaces what the switch is known to hold. The parts that the switch does
+// not hold as they are desired become dirty, and what it holds of ours that no part
+// desires becomes stale. It may only be called with a complete read-back and a
+// complete desired state, for what is stale is deleted.
 func (t *Table) ReadBack(in *Installed) {
 	t.hasFlows, t.hasGroups, t.foreign = in.flows, in.groups, in.foreign
 	t.meters.has = in.meters
 	t.repair(in)
 	orphans := t.parts[PartKey{}]
 	if orphans == nil {
-		orphans = newPart()
+		orphans = &part{}
 		t.parts[PartKey{}] = orphans
 	}
-	for k := range t.hasFlows {
-		if !t.wantsFlow(k) {
-			orphans.staleFlows[k] = struct{}{}
+	var dirty []PartKey
+	flows, groups := 0, 0 // that the switch holds and parts desire
+	for key, p := range t.parts {
+		f, g, same := t.holds(p)
+		flows, groups = flows+f, groups+g
+		if !same && key != (PartKey{}) {
+			dirty = append(dirty, key)
 		}
 	}
-	for id := range t.hasGroups {
-		if !t.wantsGroup(id) {
-			orphans.staleGroups[id] = struct{}{}
+	if flows < len(t.hasFlows) {
+		for k := range t.hasFlows {
+			if !t.wantsFlow(k) {
+				orphans.staleFlow(k)
+			}
+		}
+	}
+	if groups < len(t.hasGroups) {
+		for id := range t.hasGroups {
+			if !t.wantsGroup(id) {
+				orphans.staleGroup(id)
+			}
 		}
 	}
 	// What is left over goes last: a group of it may still be in a bucket that only
 	// the plan of another part takes away.
 	t.queue = slices.DeleteFunc(t.queue, func(k PartKey) bool { return k == PartKey{} })
 	delete(t.queued, PartKey{})
-	for _, key := range slices.SortedFunc(maps.Keys(t.parts), comparePartKeys) {
-		if key != (PartKey{}) {
-			t.MarkDirty(key)
-		}
+	slices.SortFunc(dirty, comparePartKeys)
+	for _, key := range dirty {
+		t.MarkDirty(key)
 	}
 	t.MarkDirty(PartKey{})
+}
+
+// holds counts the flows and groups of a part that the switch has, and says whether
+// it has all of them as they are desired and nothing that the part left behind.
+func (t *Table) holds(p *part) (flows, groups int, same bool) {
+	same = len(p.staleFlows) == 0 && len(p.staleGroups) == 0
+	for i := range p.flows {
+		c, ok := t.hasFlows[p.flows[i].FlowKey]
+		if ok {
+			flows++
+		}
+		same = same && ok && c == p.flows[i].cookie
+	}
+	for _, id := range p.groups {
+		desc, ok := t.hasGroups[id]
+		if ok {
+			groups++
+		}
+		same = same && desc == t.groups[id].desc
+	}
+	return flows, groups, same && t.blocked(p) == nil
 }
 
 // believeAfter is how many times in a row a read-back must find an object otherwise
