@@ -427,6 +427,9 @@ func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
 		return nil, fmt.Errorf("groups: %w", err)
 	}
 	err = s.conn.Multipart(ctx, allFlows(), func(b []byte) error {
+		if in.Len() > maxInstalled {
+			return fmt.Errorf("over %d entries: %w", maxInstalled, ofproto.ErrTooLarge)
+		}
 		return each(ofproto.FlowStatsOf(b), in.AddFlow)
 	})
 	if err != nil {

@@ -640,6 +640,9 @@ func (c *Controller) drain(s *session) {
 func (c *Controller) portStatus(sw *Switch, p ofproto.PortStatus) {
 	x := c.ctx
 	removed := p.Reason == ofproto.PortReasonDelete
+	if _, known := sw.Ports[p.Desc.Port]; !known && (removed || len(sw.Ports) >= maxPorts) {
+		return
+	}
 	state := portState(p.Desc)
 	if removed {
 		delete(sw.Ports, p.Desc.Port)

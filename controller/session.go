@@ -29,7 +29,13 @@ const (
 	// maxPortEvents and maxRemoved bound what waits of messages that may not be
 	// lost; beyond them the state they tell of is read again.
 	maxPortEvents = 4096
-	maxRemoved    = 4096
+	// maxPorts bounds the ports of one switch; those beyond it are not used.
+	maxPorts = 4096
+	// maxReply and maxInstalled bound a read-back: the bytes of one multipart reply,
+	// and the entries kept of it.
+	maxReply     = 64 << 20
+	maxInstalled = 400_000
+	maxRemoved   = 4096
 )
 
 // Reasons for which a session ends.
@@ -173,7 +179,7 @@ func (c *Controller) admitted(ctx context.Context, e *entry) (attached bool, err
 		ReadTimeout:       20 * time.Second,
 		WriteTimeout:      10 * time.Second,
 		KeepaliveInterval: 5 * time.Second,
-		MaxMultipart:      256 << 20,
+		MaxMultipart:      maxReply,
 		Handler:           s.handle,
 		Invalid:           s.invalid,
 	})
@@ -320,7 +326,9 @@ func (s *session) setup(ctx context.Context, features *ofproto.FeaturesReply) er
 			if err != nil {
 				return err
 			}
-			s.ports = append(s.ports, p)
+			if usable(p.Port) && len(s.ports) < maxPorts {
+				s.ports = append(s.ports, p)
+			}
 		}
 		return nil
 	})
@@ -504,7 +512,16 @@ func (s *session) packetIn(m *ofproto.PacketIn) {
 	s.enqueueLocked()
 }
 
+// usable says whether a switch may have a port of that number (§7.2.1).
+func usable(p ofproto.Port) bool {
+	return p > 0 && p < ofproto.PortMax || p == ofproto.PortLocal
+}
+
 func (s *session) portStatus(m *ofproto.PortStatus) {
+	if !usable(m.Desc.Port) || m.Reason > ofproto.PortReasonModify {
+		s.c.logLimited.log(s.log(), slog.LevelWarn, "port status makes no sense", "port", m.Desc.Port, "reason", m.Reason)
+		return
+	}
 	s.mu.Lock()
 	if len(s.portEvs) >= maxPortEvents {
 		s.mu.Unlock()

@@ -28,12 +28,13 @@ type Table struct {
 
 	meters meters
 
-	queue   []PartKey // dirty parts, oldest first
+	queue   [classes][]PartKey // dirty parts by class, oldest first
 	queued  map[PartKey]bool
 	scratch []byte
 }
 
 type part struct {
+	class  Class
 	flows  []partFlow
 	groups []ofproto.GroupID
 	// Objects the part no longer wants and the switch may still hold; nil when there
@@ -214,6 +215,9 @@ func NewInstalled() *Installed {
 	return &Installed{flows: map[FlowKey]uint64{}, groups: map[ofproto.GroupID]string{}, foreign: map[FlowKey]uint64{}, altered: map[FlowKey]struct{}{}}
 }
 
+// Len returns how many flows and groups were recorded.
+func (in *Installed) Len() int { return len(in.flows) + len(in.foreign) + len(in.groups) }
+
 // AddFlow records an entry that the switch reported. It keeps nothing of f. An
 // entry with a cookie of ours and a content that the cookie does not stand for has
 // been altered by somebody else, and is recorded as such.
@@ -286,7 +290,7 @@ func (t *Table) ReadBack(in *Installed) {
 	}
 	// What is left over goes last: a group of it may still be in a bucket that only
 	// the plan of another part takes away.
-	t.queue = slices.DeleteFunc(t.queue, func(k PartKey) bool { return k == PartKey{} })
+	t.queue[classOrphan] = nil
 	delete(t.queued, PartKey{})
 	slices.SortFunc(dirty, comparePartKeys)
 	for _, key := range dirty {
@@ -364,12 +368,30 @@ func (t *Table) FlowRemoved(table ofproto.Table, priority uint16, match ofproto.
 func (t *Table) MarkDirty(key PartKey) {
 	if !t.queued[key] {
 		t.queued[key] = true
-		t.queue = append(t.queue, key)
+		class := ClassBase // what is not desired any more makes room
+		if key == (PartKey{}) {
+			class = classOrphan
+		} else if p := t.parts[key]; p != nil && len(p.flows) > 0 {
+			class = p.class
+		}
+		t.queue[class] = append(t.queue[class], key)
 	}
 }
 
 // Dirty says whether a Plan would look at any part.
-func (t *Table) Dirty() bool { return len(t.queue) > 0 }
+func (t *Table) Dirty() bool { return len(t.queued) > 0 }
+
+// next takes a part off the queue. ok is false when it is empty.
+func (t *Table) next() (key PartKey, ok bool) {
+	for class := range t.queue {
+		if q := t.queue[class]; len(q) > 0 {
+			t.queue[class] = q[1:]
+			delete(t.queued, q[0])
+			return q[0], true
+		}
+	}
+	return PartKey{}, false
+}
 
 // Stale returns how many of the flows and groups of ours that the switch holds are
 // not desired, and how many it holds.
