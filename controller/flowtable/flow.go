@@ -11,6 +11,7 @@
 package flowtable
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -55,6 +56,9 @@ const (
 	ClassBase    Class = iota // what a switch cannot do without
 	ClassService              // a VIP
 	ClassHost                 // what saves a flood
+
+	classOrphan // what is left over from earlier
+	classes
 )
 
 // Part is the desired state one app compiled for one PartKey. The groups that
@@ -203,4 +207,24 @@ func describe(t ofproto.GroupType, bs []ofproto.Bucket) string {
 		}
 	}
 	return string(ofproto.Append(nil, 0, &ofproto.GroupMod{Type: t, Buckets: bs})[ofproto.HeaderLen:])
+}
+
+// descRefs returns the groups that a described group refers to.
+func descRefs(desc string) (refs []ofproto.GroupID) {
+	m := ofproto.Append(nil, 0, &ofproto.GroupMod{})[:ofproto.HeaderLen]
+	binary.BigEndian.PutUint16(m[2:], uint16(ofproto.HeaderLen+len(desc)))
+	_, parsed, err := ofproto.Parse(append(m, desc...))
+	if err != nil {
+		return nil // cannot happen: describe made it
+	}
+	if g, ok := parsed.(*ofproto.GroupMod); ok {
+		seen := map[ofproto.GroupID]bool{}
+		bucketRefs(g.Buckets, func(id ofproto.GroupID) {
+			if !seen[id] {
+				seen[id] = true
+				refs = append(refs, id)
+			}
+		})
+	}
+	return refs
 }

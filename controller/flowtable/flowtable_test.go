@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -210,12 +211,18 @@ func TestOrderOfMessages(t *testing.T) {
 		"set flow table=1,priority=1, of 3/new", "set flow table=0,priority=1,eth_type=0x0800,ipv4_dst=10.0.0.9 of 3/new",
 		"delete group 0x46000064 of 3/old", "delete group 0x46000065 of 3/old",
 	}, kinds(p.Atomic()))
-	phases := p.Phases()
-	require.Len(t, phases, 4)
-	require.Contains(t, kinds(phases[0])[0], "set group")
-	require.Contains(t, kinds(phases[1])[0], "set flow")
-	require.Contains(t, kinds(phases[2])[0], "delete flow")
-	require.Contains(t, kinds(phases[3])[0], "delete group")
+	phases := func(all [][]flowtable.Mod) (s []string) {
+		for _, ms := range all {
+			s = append(s, strings.Join(kinds(ms), "; "))
+		}
+		return s
+	}
+	setGroups := []string{"set group 0x46000003 of 3/new", "set group 0x46000002 of 3/new", "set group 0x46000001 of 3/new"}
+	setFlows := []string{"set flow table=1,priority=1, of 3/new; set flow table=0,priority=1,eth_type=0x0800,ipv4_dst=10.0.0.9 of 3/new"}
+	deleteFlows := []string{"delete flow table=0,priority=1,eth_type=0x0800,ipv4_dst=10.0.0.1 of 3/old"}
+	deleteGroups := []string{"delete group 0x46000064 of 3/old", "delete group 0x46000065 of 3/old"}
+	require.Equal(t, slices.Concat(setGroups, setFlows, deleteFlows, deleteGroups), phases(p.Phases()), "a phase a level of references: make before break")
+	require.Equal(t, slices.Concat(deleteFlows, deleteGroups, setGroups, setFlows), phases(p.RoomFirst()))
 }
 
 // What is left over may be in buckets of parts that are planned later.

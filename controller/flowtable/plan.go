@@ -19,6 +19,8 @@ type Mod struct {
 	meter  Meter           // of a meter-mod
 	desc   string
 	remove bool
+	fresh  bool // it adds what was not there
+	depth  int  // of a group-mod: how many phases must come before it
 }
 
 func (m *Mod) String() string {
@@ -46,7 +48,7 @@ type Plan struct {
 	DeleteFlows  []Mod
 	SetGroups    []Mod // those referred to before those that refer
 	SetFlows     []Mod // the last table first, so that no entry goes to a table not yet filled
-	DeleteGroups []Mod
+	DeleteGroups []Mod // those that refer before those referred to
 }
 
 // Len is the number of messages.
@@ -61,9 +63,98 @@ func (p *Plan) Atomic() []Mod {
 }
 
 // Phases returns the messages for a switch without bundles, to be sent with a
-// barrier after each phase: make before break.
+// barrier after each phase: make before break. A switch may carry out what comes
+// between two barriers in any order (§6.2), so groups are a phase a level of
+// references.
 func (p *Plan) Phases() [][]Mod {
-	phases := [][]Mod{p.SetGroups, p.SetFlows, p.DeleteFlows, p.DeleteGroups}
+	phases := slices.Concat(byDepth(p.SetGroups), [][]Mod{p.SetFlows, p.DeleteFlows}, byDepth(p.DeleteGroups))
+	return slices.DeleteFunc(phases, func(ms []Mod) bool { return len(ms) == 0 })
+}
+
+// RoomFirst returns the messages as Phases does, break before make: for a switch
+// without room for both the old and the new.
+func (p *Plan) RoomFirst() [][]Mod {
+	phases := slices.Concat([][]Mod{p.DeleteFlows}, byDepth(p.DeleteGroups), byDepth(p.SetGroups), [][]Mod{p.SetFlows})
+	return slices.DeleteFunc(phases, func(ms []Mod) bool { return len(ms) == 0 })
+}
+
+// byDepth divides messages by their depth.
+func byDepth(mods []Mod) (phases [][]Mod) {
+	for _, m := range mods {
+		for len(phases) <= m.depth {
+			phases = append(phases, nil)
+		}
+		phases[m.depth] = append(phases[m.depth], m)
+	}
+	return phases
+}
+
+// Split returns a plan for each part that has messages: first the parts that only
+// delete, then in the order of Parts.
+func (p *Plan) Split() []Plan {
+	at := map[PartKey]int{}
+	var plans []Plan
+	of := func(key PartKey) *Plan {
+		if _, ok := at[key]; !ok {
+			at[key] = len(plans)
+			plans = append(plans, Plan{Parts: []PartKey{key}})
+		}
+		return &plans[at[key]]
+	}
+	busy := map[PartKey]bool{}
+	lists := [][]Mod{p.DeleteFlows, p.SetGroups, p.SetFlows, p.DeleteGroups}
+	for _, mods := range lists {
+		for i := range mods {
+			busy[mods[i].Part] = true
+		}
+	}
+	for _, key := range p.Parts {
+		if busy[key] {
+			of(key)
+		}
+	}
+	for i := range p.DeleteFlows {
+		q := of(p.DeleteFlows[i].Part)
+		q.DeleteFlows = append(q.DeleteFlows, p.DeleteFlows[i])
+	}
+	for i := range p.SetGroups {
+		q := of(p.SetGroups[i].Part)
+		q.SetGroups = append(q.SetGroups, p.SetGroups[i])
+	}
+	for i := range p.SetFlows {
+		q := of(p.SetFlows[i].Part)
+		q.SetFlows = append(q.SetFlows, p.SetFlows[i])
+	}
+	for i := range p.DeleteGroups {
+		q := of(p.DeleteGroups[i].Part)
+		q.DeleteGroups = append(q.DeleteGroups, p.DeleteGroups[i])
+	}
+	slices.SortStableFunc(plans, func(a, b Plan) int {
+		sets := func(p Plan) int { return min(len(p.SetGroups)+len(p.SetFlows), 1) }
+		return cmp.Compare(sets(a), sets(b))
+	})
+	return plans
+}
+
+// Undo returns what takes back the additions of some parts that the switch carried
+// out, in phases. What was changed, and not added, stays as it is now.
+func (t *Table) Undo(p *Plan, of func(PartKey) bool) [][]Mod {
+	var flows, groups []Mod
+	for _, m := range p.SetFlows {
+		if c, has := t.hasFlows[m.flow]; m.fresh && has && c == m.cookie && of(m.Part) {
+			flows = append(flows, Mod{Part: m.Part, Message: deleteMessage(m.flow, c), flow: m.flow, cookie: c, remove: true})
+		}
+	}
+	deepest := 0
+	for _, m := range p.SetGroups {
+		deepest = max(deepest, m.depth)
+	}
+	for _, m := range p.SetGroups {
+		if _, has := t.hasGroups[m.group]; m.fresh && has && of(m.Part) {
+			groups = append(groups, Mod{Part: m.Part, Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: m.group}, group: m.group, remove: true, depth: deepest - m.depth})
+		}
+	}
+	phases := slices.Concat([][]Mod{flows}, byDepth(groups))
 	return slices.DeleteFunc(phases, func(ms []Mod) bool { return len(ms) == 0 })
 }
 
@@ -73,10 +164,12 @@ func (p *Plan) Phases() [][]Mod {
 func (t *Table) Plan(most int) Plan {
 	p := Plan{Blocked: map[PartKey]error{}}
 	var setGroups []ofproto.GroupID
-	for len(t.queue) > 0 && p.Len()+len(setGroups) < most {
-		key := t.queue[0]
-		t.queue = t.queue[1:]
-		delete(t.queued, key)
+	var deleteGroups []Mod
+	for p.Len()+len(setGroups)+len(deleteGroups) < most {
+		key, ok := t.next()
+		if !ok {
+			break
+		}
 		part := t.parts[key]
 		p.Parts = append(p.Parts, key)
 		if part == nil {
@@ -103,7 +196,7 @@ func (t *Table) Plan(most int) Plan {
 		}
 		for id := range part.staleGroups {
 			if _, ok := t.hasGroups[id]; ok && !t.wantsGroup(id) {
-				p.DeleteGroups = append(p.DeleteGroups, Mod{Part: key, Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: id}, group: id, remove: true})
+				deleteGroups = append(deleteGroups, Mod{Part: key, Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: id}, group: id, remove: true})
 			}
 		}
 		part.staleFlows, part.staleGroups = nil, nil
@@ -118,7 +211,7 @@ func (t *Table) Plan(most int) Plan {
 	slices.SortFunc(p.DeleteFlows, func(a, b Mod) int {
 		return cmp.Or(cmp.Compare(a.flow.Table, b.flow.Table), cmp.Compare(a.flow.Priority, b.flow.Priority), cmp.Compare(a.flow.Match, b.flow.Match))
 	})
-	slices.SortFunc(p.DeleteGroups, func(a, b Mod) int { return cmp.Compare(a.group, b.group) })
+	p.DeleteGroups = t.orderDeletions(deleteGroups)
 	return p
 }
 
@@ -146,6 +239,7 @@ func (t *Table) orderGroups(ids []ofproto.GroupID) []Mod {
 		todo[id] = true
 	}
 	mods := make([]Mod, 0, len(ids))
+	depths := make(map[ofproto.GroupID]int, len(ids)) // plus one; of those visited
 	var visit func(ofproto.GroupID)
 	visit = func(id ofproto.GroupID) {
 		if !todo[id] {
@@ -153,7 +247,12 @@ func (t *Table) orderGroups(ids []ofproto.GroupID) []Mod {
 		}
 		delete(todo, id)
 		w := t.groups[id]
-		bucketRefs(w.group.Buckets, visit)
+		depth := 0
+		bucketRefs(w.group.Buckets, func(ref ofproto.GroupID) {
+			visit(ref)
+			depth = max(depth, depths[ref])
+		})
+		depths[id] = depth + 1
 		command := ofproto.GroupAdd
 		if _, ok := t.hasGroups[id]; ok {
 			command = ofproto.GroupModify
@@ -163,11 +262,48 @@ func (t *Table) orderGroups(ids []ofproto.GroupID) []Mod {
 			Message: &ofproto.GroupMod{Command: command, Type: w.group.Type, Group: id, Buckets: w.group.Buckets},
 			group:   id,
 			desc:    w.desc,
+			fresh:   command == ofproto.GroupAdd,
+			depth:   depth,
 		})
 	}
 	for _, id := range ids {
 		visit(id)
 	}
+	return mods
+}
+
+// orderDeletions sorts the deletions of groups so that those that refer to others,
+// as the switch holds them, come before those.
+func (t *Table) orderDeletions(mods []Mod) []Mod {
+	if len(mods) == 0 {
+		return nil
+	}
+	refs := make(map[ofproto.GroupID][]ofproto.GroupID, len(mods))
+	for _, m := range mods {
+		refs[m.group] = descRefs(t.hasGroups[m.group])
+	}
+	depths := make(map[ofproto.GroupID]int, len(mods))
+	var sink func(id ofproto.GroupID, depth int)
+	sink = func(id ofproto.GroupID, depth int) {
+		if depth > len(mods) || depth < depths[id] {
+			return // a loop, which no switch takes; or known to be deeper
+		}
+		depths[id] = depth
+		for _, ref := range refs[id] {
+			if _, ok := refs[ref]; ok {
+				sink(ref, depth+1)
+			}
+		}
+	}
+	for _, m := range mods {
+		sink(m.group, depths[m.group])
+	}
+	for i := range mods {
+		mods[i].depth = depths[mods[i].group]
+	}
+	slices.SortFunc(mods, func(a, b Mod) int {
+		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.group, b.group))
+	})
 	return mods
 }
 
