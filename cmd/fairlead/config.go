@@ -71,7 +71,7 @@ func serveFlags(fs *pflag.FlagSet) {
 	fs.String("token-file", "", "`FILE` of the tokens that open the REST API, one a line, [name:]token")
 	fs.Bool("insecure", false, "let --http listen on other addresses than loopback without TLS or tokens")
 	fs.String("store", "bbolt", "kind of store: bbolt|etcd (etcd is not in this version)")
-	fs.StringSlice("etcd", nil, "`URL,…` of etcd")
+	fs.StringSlice("etcd", nil, "`URLS` of etcd, with commas between")
 	fs.String("etcd-cert", "", "certificate `FILE` shown to etcd")
 	fs.String("etcd-key", "", "key `FILE` of --etcd-cert")
 	fs.String("etcd-ca", "", "`FILE` of etcd's authority")

@@ -111,7 +111,7 @@ func memberSet() *cobra.Command {
 }
 
 func memberDrain() *cobra.Command {
-	cmd := &cobra.Command{Use: "drain " + memberArgs, Short: "Give a member no new connections", Args: cobra.ExactArgs(3)}
+	cmd := &cobra.Command{Use: "drain " + memberArgs, Short: "Take a member's slots away: it keeps its place in the pool and gets no packets (in mode nat its open connections break)", Args: cobra.ExactArgs(3)}
 	wait := waitFlag(cmd)
 	return clientCommand(cmd, outputs, func(c *client, args []string) error {
 		a, err := c.changeMember(args, map[string]any{"admin_state": balancer.AdminDrain}, *wait)
