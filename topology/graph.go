@@ -24,6 +24,11 @@ type Options struct {
 	// MaxHosts is the number of hosts kept; above it the one silent longest
 	// and not pinned goes. Default 65,536.
 	MaxHosts int
+	// MaxHostsAt is the number of hosts kept of one place, so that one port cannot
+	// push out the hosts of others; above it the one silent longest and not pinned
+	// goes, or the new one is refused where none of the silent ones is of the place.
+	// Default 16,384.
+	MaxHostsAt int
 	// MaxIPs is the number of addresses kept of one host; above it the one
 	// silent longest goes. Default 8.
 	MaxIPs int
@@ -83,6 +88,7 @@ func New(o Options) *Graph {
 	o.LinkTTL = cmp.Or(o.LinkTTL, 15*time.Second)
 	o.HostTTL = cmp.Or(o.HostTTL, 5*time.Minute)
 	o.MaxHosts = cmp.Or(o.MaxHosts, 65536)
+	o.MaxHostsAt = cmp.Or(o.MaxHostsAt, 16384)
 	o.MaxIPs = cmp.Or(o.MaxIPs, 8)
 	return &Graph{
 		options:  o,

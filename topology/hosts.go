@@ -76,7 +76,7 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	added, moved, changed := st == nil, false, false
 	var from Place
 	if added {
-		evicted, ok := h.makeRoom(g.options.MaxHosts)
+		evicted, ok := h.makeRoom(s.Place, g.options)
 		if !ok {
 			g.touched = true
 			return nil
@@ -145,6 +145,9 @@ func (g *Graph) Pin(key HostKey, pinned bool, now time.Time) []Event {
 		st.elem = nil
 	} else if g.old(st.host.LastSeen) {
 		return g.changed(append(evs, h.remove(st, ReasonExpired)))
+	} else if !g.up(st.host.Place) {
+		// Only the pin kept it where no host can be.
+		return g.changed(append(evs, h.remove(st, ReasonPort)))
 	} else {
 		st.elem = h.enqueue(st)
 		h.ipDue = g.now // its addresses were not looked at while it was pinned
@@ -233,8 +236,16 @@ func (g *Graph) flush(p Place, why Reason, all bool) []Event {
 }
 
 // makeRoom removes hosts until one more fits, and reports whether it does.
-func (h *hosts) makeRoom(limit int) (evs []Event, ok bool) {
-	for len(h.byKey) >= limit {
+func (h *hosts) makeRoom(at Place, o Options) (evs []Event, ok bool) {
+	if len(h.at[at]) >= o.MaxHostsAt {
+		st := h.silentAt(at)
+		if st == nil {
+			h.refuse++
+			return nil, false
+		}
+		evs = append(evs, h.remove(st, ReasonEvicted))
+	}
+	for len(h.byKey) >= o.MaxHosts {
 		e := h.lru.Back()
 		if e == nil {
 			h.refuse++
@@ -243,6 +254,23 @@ func (h *hosts) makeRoom(limit int) (evs []Event, ok bool) {
 		evs = append(evs, h.remove(e.Value.(*station), ReasonEvicted))
 	}
 	return evs, true
+}
+
+// silentAt returns the host of a place that was silent for longest and is not pinned;
+// nil when there is none among those that have been silent for longest of all.
+func (h *hosts) silentAt(at Place) *station {
+	const most = 256 // looked at: a flood must not make each of its hosts cost more
+	e := h.lru.Back()
+	for range most {
+		if e == nil {
+			return nil
+		}
+		if st := e.Value.(*station); st.host.Place == at {
+			return st
+		}
+		e = e.Prev()
+	}
+	return nil
 }
 
 // enqueue puts a station into the list at the place of its last sighting.

@@ -1,0 +1,36 @@
+package topology
+
+import (
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A million source addresses behind one port leave the hosts of other ports known, and
+// the table bounded.
+func TestZ02MillionHostsOfOnePort(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	g := New(Options{MaxHosts: 4096, MaxHostsAt: 1024})
+	g.SetSwitch(1, ports(8), now)
+	see := func(n int, port Port) {
+		var mac MAC
+		binary.BigEndian.PutUint32(mac[2:], uint32(n))
+		mac[0] = 2
+		g.SeeHost(Sighting{MAC: mac, Place: Place{1, port}}, now)
+	}
+	for n := range 200 { // silent from now on
+		see(n, Port(2+n%4))
+	}
+	for n := range 1_000_000 {
+		now = now.Add(50 * time.Microsecond)
+		see(1000+n, 1)
+	}
+	at := map[Port]int{}
+	for _, h := range g.Snapshot().Hosts() {
+		at[h.Place.Port]++
+	}
+	require.LessOrEqual(t, at[1], 1024)
+	require.Equal(t, map[Port]int{1: at[1], 2: 50, 3: 50, 4: 50, 5: 50}, at)
+}
