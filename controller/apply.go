@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -22,12 +23,15 @@ const (
 	auditEvery = 45 * time.Second
 	retryFirst = time.Second
 	retryMost  = time.Minute
+	// retryRoom is the time between attempts at what a switch has no room for.
+	retryRoom = 10 * time.Second
 )
 
 // retry remembers when a part that failed is tried again.
 type retry struct {
 	at   time.Time
 	wait time.Duration
+	room bool // it waits for room, with all others that do
 }
 
 // attachAndWork joins the core and then keeps the switch at its desired state
@@ -87,6 +91,7 @@ type worker struct {
 	retries   map[flowtable.PartKey]retry
 	folded    folded
 	installed *flowtable.Installed // a read-back that is not in the table yet
+	roomAt    time.Time            // when parts that wait for room are next tried
 	ready     bool
 	shut      error // why the gate is shut; nil: open
 }
@@ -111,7 +116,7 @@ func (w *worker) step(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w.report(ctx, plan.Parts, results)
+		w.report(ctx, &plan, results)
 	}
 }
 
@@ -188,11 +193,39 @@ func (w *worker) take(ctx context.Context) error {
 	}
 	now := time.Now()
 	for key, r := range w.retries {
-		if !r.at.After(now) {
+		if !r.at.After(now) && !r.room {
 			w.table.MarkDirty(key)
 		}
 	}
+	w.lookForRoom(now)
 	return nil
+}
+
+// lookForRoom tries the one part again that has waited for room longest, when it is
+// time to.
+func (w *worker) lookForRoom(now time.Time) {
+	if w.roomAt.After(now) {
+		return
+	}
+	var first flowtable.PartKey
+	var at time.Time
+	for key, r := range w.retries {
+		if r.room && (at.IsZero() || r.at.Before(at)) {
+			first, at = key, r.at
+		}
+	}
+	if !at.IsZero() {
+		w.table.MarkDirty(first)
+	}
+}
+
+// roomMade has all parts that wait for room tried again.
+func (w *worker) roomMade() {
+	for key, r := range w.retries {
+		if r.room {
+			w.table.MarkDirty(key)
+		}
+	}
 }
 
 // build compiles a part and contains a panic in it: the other parts go on.
@@ -211,15 +244,23 @@ func (w *worker) build(src Source) (p flowtable.Part, err error) {
 func (w *worker) nextRetry() time.Duration {
 	next := time.Hour
 	for _, r := range w.retries {
-		next = min(next, max(time.Until(r.at), 0))
+		at := r.at
+		if r.room {
+			at = w.roomAt
+		}
+		next = min(next, max(time.Until(at), 0))
 	}
 	return next
 }
 
 // report tells the core how each part of a plan ended, and sets retries.
-func (w *worker) report(ctx context.Context, parts []flowtable.PartKey, failed map[flowtable.PartKey]error) {
-	results := make(map[flowtable.PartKey]error, len(parts))
-	for _, key := range parts {
+func (w *worker) report(ctx context.Context, plan *flowtable.Plan, failed map[flowtable.PartKey]error) {
+	results := make(map[flowtable.PartKey]error, len(plan.Parts))
+	freed := func(mods []flowtable.Mod) bool {
+		return slices.ContainsFunc(mods, func(m flowtable.Mod) bool { return failed[m.Part] == nil })
+	}
+	room := freed(plan.DeleteFlows) || freed(plan.DeleteGroups)
+	for _, key := range plan.Parts {
 		err := failed[key]
 		if errors.Is(err, errInnocent) {
 			// The part's messages were discarded with another's: at once again.
@@ -229,13 +270,23 @@ func (w *worker) report(ctx context.Context, parts []flowtable.PartKey, failed m
 		results[key] = err
 		if err == nil {
 			results[key] = w.compiled[key].Refused
+			room = room || w.retries[key].room
 			delete(w.retries, key)
 			continue
 		}
 		r := w.retries[key]
+		if r.room = noRoom(err); r.room {
+			r.at, r.wait = time.Now(), 0
+			w.retries[key] = r
+			w.roomAt = r.at.Add(retryRoom)
+			continue
+		}
 		r.wait = min(max(2*r.wait, retryFirst), retryMost)
 		r.at = time.Now().Add(r.wait)
 		w.retries[key] = r
+	}
+	if room {
+		w.roomMade()
 	}
 	w.c.applied(ctx, w.session, w.applied(results), w.counts())
 }
@@ -257,22 +308,120 @@ func (w *worker) counts() tableCounts {
 // part's message in the same bundle was.
 var errInnocent = errors.New("discarded with the bundle")
 
+// Bounds of how a plan is taken apart when a switch refuses some of it.
+const (
+	// refusalsMost is how many bundles in a row may be refused before the parts are
+	// sent one by one.
+	refusalsMost = 3
+	// fullMost is how many parts in a row that find no room end the attempt.
+	fullMost = 8
+)
+
 // apply sends a plan and returns the parts that failed, and why. An error means
 // that the connection is of no more use.
+//
+// A part that the switch refuses does not keep the others out. Where the switch has
+// no room for all, the parts are sent one by one in the order of their class, those
+// that only delete first, until it is plain that no more fit.
 func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.PartKey]error, error) {
 	failed := maps.Clone(p.Blocked)
 	if p.Len() == 0 {
 		return failed, nil
 	}
-	if s.caps.Bundles {
-		return failed, s.applyBundle(ctx, p.Atomic(), failed)
+	if err := s.applyWhole(ctx, p, failed); err != nil {
+		return nil, err
 	}
-	for _, mods := range p.Phases() {
-		if err := s.applyPhase(ctx, mods, failed); err != nil {
+	full := false
+	for _, err := range failed {
+		full = full || noRoom(err)
+	}
+	if !full && s.refusals < refusalsMost {
+		return failed, nil
+	}
+	row := 0
+	var last error
+	split := p.Split()
+	if len(split) == 1 && (s.caps.Bundles || len(p.DeleteFlows)+len(p.DeleteGroups) == 0) {
+		return failed, nil // it was by itself
+	}
+	for _, q := range split {
+		key := q.Parts[0]
+		if err := failed[key]; err == nil || !noRoom(err) && !errors.Is(err, errInnocent) {
+			continue
+		}
+		if row >= fullMost {
+			failed[key] = last
+			s.keepDeletions(&q)
+			continue
+		}
+		delete(failed, key)
+		if err := s.applyWhole(ctx, &q, failed); err != nil {
 			return nil, err
 		}
+		if noRoom(failed[key]) && !s.caps.Bundles && len(q.DeleteFlows)+len(q.DeleteGroups) > 0 {
+			delete(failed, key)
+			if err := s.applyPhases(ctx, &q, q.RoomFirst(), failed); err != nil {
+				return nil, err
+			}
+		}
+		if row++; !noRoom(failed[key]) {
+			row = 0
+		} else {
+			last = failed[key]
+		}
 	}
+	s.refusals = 0
 	return failed, nil
+}
+
+// keepDeletions remembers the deletions of a plan that is not carried out.
+func (s *session) keepDeletions(p *flowtable.Plan) {
+	for _, mods := range [][]flowtable.Mod{p.DeleteFlows, p.DeleteGroups} {
+		for i := range mods {
+			s.table.Failed(&mods[i])
+		}
+	}
+}
+
+// noRoom says whether a switch refused something for want of room, of which there
+// may be more another time.
+func noRoom(err error) bool {
+	var e *ofproto.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Type {
+	case ofproto.ErrorFlowModFailed:
+		return e.Code == ofproto.CodeTableFull
+	case ofproto.ErrorGroupModFailed:
+		return e.Code == ofproto.CodeOutOfGroups || e.Code == ofproto.CodeOutOfBuckets
+	}
+	return false
+}
+
+// applyWhole sends a plan as one bundle, or in phases where there are none.
+func (s *session) applyWhole(ctx context.Context, p *flowtable.Plan, failed map[flowtable.PartKey]error) error {
+	if s.caps.Bundles {
+		return s.applyBundle(ctx, p.Atomic(), failed)
+	}
+	return s.applyPhases(ctx, p, p.Phases(), failed)
+}
+
+// applyPhases sends a plan in phases. What was added of a part that then failed is
+// taken back: half a part is a black hole.
+func (s *session) applyPhases(ctx context.Context, p *flowtable.Plan, phases [][]flowtable.Mod, failed map[flowtable.PartKey]error) error {
+	for _, mods := range phases {
+		if err := s.applyPhase(ctx, mods, failed); err != nil {
+			return err
+		}
+	}
+	undone := map[flowtable.PartKey]error{}
+	for _, mods := range s.table.Undo(p, func(key flowtable.PartKey) bool { return failed[key] != nil }) {
+		if err := s.applyPhase(ctx, mods, undone); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // applyPhase sends messages and a barrier (§7.3.8). Messages of a part that has
@@ -324,6 +473,7 @@ func (s *session) applyBundle(ctx context.Context, mods []flowtable.Mod, failed 
 	}, func() error { return control(ofproto.BundleCommitRequest) })
 	switch {
 	case err == nil && len(errs) == 0:
+		s.refusals = 0
 		for i := range mods {
 			s.table.Applied(&mods[i])
 		}
@@ -331,6 +481,7 @@ func (s *session) applyBundle(ctx context.Context, mods []flowtable.Mod, failed 
 	case err != nil && !refused(err):
 		return fmt.Errorf("bundle: %w", err)
 	}
+	s.refusals++
 	// Nothing was applied. After a refused add the bundle is still open.
 	if err == nil {
 		if err := control(ofproto.BundleDiscardRequest); err != nil && !refused(err) {

@@ -79,7 +79,8 @@ type session struct {
 	// laterTerm is a term that the switch has seen and this store never gave out.
 	laterTerm uint64
 
-	table *flowtable.Table // owned by the worker
+	table    *flowtable.Table // owned by the worker
+	refusals int              // bundles refused in a row; the worker's
 
 	mu        sync.Mutex
 	packetIns []PacketIn
