@@ -245,7 +245,7 @@ func (m *model) pin(key HostKey, pinned bool) {
 		return
 	}
 	m.hosts = slices.DeleteFunc(m.hosts, func(h modelHost) bool {
-		return h.key == key && !h.last.Add(m.o.HostTTL).After(m.now)
+		return h.key == key && (!h.last.Add(m.o.HostTTL).After(m.now) || !m.up(h.place))
 	})
 }
 

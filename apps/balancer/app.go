@@ -31,7 +31,8 @@ type App struct {
 	byMember  map[netip.Addr]map[string]bool // VIPs by the addresses of their members
 	members   map[netip.Addr]*location       // of every address in byMember
 	addressOf map[ofproto.MAC]map[netip.Addr]bool
-	refused   map[netip.Addr]map[ofproto.DPID]error // addresses that a switch did not take
+	at        map[topology.Place]map[netip.Addr]bool // members by where they were seen last
+	refused   map[netip.Addr]map[ofproto.DPID]error  // addresses that a switch did not take
 }
 
 // vip is one VIP. A deleted one stays, without a record, until the switches have
@@ -78,6 +79,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		byMember:   map[netip.Addr]map[string]bool{},
 		members:    map[netip.Addr]*location{},
 		addressOf:  map[ofproto.MAC]map[netip.Addr]bool{},
+		at:         map[topology.Place]map[netip.Addr]bool{},
 		refused:    map[netip.Addr]map[ofproto.DPID]error{},
 	}
 	for i := range records {
@@ -134,6 +136,9 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.answerARP(c, e)
 	case controller.Woken:
 		a.resolve(c)
+	case topology.PortChanged:
+		// A host that is pinned stays in the graph while its port is down.
+		a.relocate(c, maps.Keys(maps.Clone(a.at[e.Place])))
 	case topology.PortSettled:
 		a.askAgain(c)
 	case topology.HostAdded:
@@ -163,6 +168,9 @@ func (a *App) change(c *controller.Context, e Change) {
 		carryOwners(old, v)
 	}
 	a.index(v)
+	if rec := recordOf(old); rec != nil {
+		a.prune(c, rec)
+	}
 	a.locate(c, v)
 	a.reown(c, v)
 	a.dirty(c, v)
@@ -229,22 +237,34 @@ func (a *App) unindex(v *vip) {
 	remove(a.byAddress, v.rec.VIP.Address, v.name)
 	for _, l := range v.rec.Listeners {
 		for _, m := range l.Members {
+			remove(a.byMember, m.Key.Addr(), v.name)
+		}
+	}
+}
+
+// prune forgets the members of an old revision that no VIP has any more, and has the
+// unknown ones among the others asked for at once.
+func (a *App) prune(c *controller.Context, old *Record) {
+	for _, l := range old.Listeners {
+		for _, m := range l.Members {
 			addr := m.Key.Addr()
-			if remove(a.byMember, addr, v.name); a.byMember[addr] == nil {
-				a.forget(addr)
+			if at := a.members[addr]; a.byMember[addr] == nil {
+				a.forget(c, addr)
+			} else if !at.known {
+				at.asked, at.asks = time.Time{}, 0
 			}
 		}
 	}
 }
 
-func add[K comparable](index map[K]map[string]bool, k K, name string) {
+func add[K, V comparable](index map[K]map[V]bool, k K, name V) {
 	if index[k] == nil {
-		index[k] = map[string]bool{}
+		index[k] = map[V]bool{}
 	}
 	index[k][name] = true
 }
 
-func remove[K comparable](index map[K]map[string]bool, k K, name string) {
+func remove[K, V comparable](index map[K]map[V]bool, k K, name V) {
 	if delete(index[k], name); len(index[k]) == 0 {
 		delete(index, k)
 	}
@@ -310,11 +330,7 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 	if v == nil || e.Tag < v.version {
 		return
 	}
-	if next, ok := v.floors[e.DPID].lower(v.placed[e.DPID], e.Err); ok {
-		// It seemed able to, and is not: the next best is tried at once.
-		v.floors[e.DPID] = next
-		delete(v.acks, e.DPID)
-		c.Dirty(e.DPID, partVIP+v.name)
+	if a.lower(c, v, e) {
 		return
 	}
 	k := ack{version: e.Tag, err: e.Err}
@@ -338,6 +354,40 @@ func (a *App) await(c *controller.Context, dpid ofproto.DPID) {
 			v.pending, v.awaits = true, dpid
 		}
 	}
+}
+
+// lower has the next best way of spreading a VIP tried on a switch that seemed to be
+// able to do better and refused it. It reports whether there is one; if not, the VIP
+// waits for the switch as it is.
+func (a *App) lower(c *controller.Context, v *vip, e controller.Applied) bool {
+	sw := c.Switch(e.DPID)
+	if sw == nil || v.rec == nil || !v.rec.VIP.Enabled {
+		return false
+	}
+	next, ok := v.floors[e.DPID].lower(v.placed[e.DPID], e.Err)
+	if !ok {
+		return false
+	}
+	in := a.input(c, sw, v)
+	if in.floor = next; in.placement().refused != nil {
+		return false
+	}
+	v.floors[e.DPID] = next
+	delete(v.acks, e.DPID)
+	c.Dirty(e.DPID, partVIP+v.name)
+	if next.level != levelInline || !outOfGroups(e.Err) {
+		return true
+	}
+	// Groups are short: the VIPs that have one a member make room for those that
+	// have none.
+	for _, other := range a.vips {
+		if p, ok := other.placed[e.DPID]; ok && p.level == levelChained && other.floors[e.DPID].level == levelChained {
+			other.floors[e.DPID] = floor{level: levelInline, slots: other.floors[e.DPID].slots, tried: next.tried}
+			delete(other.acks, e.DPID)
+			c.Dirty(e.DPID, partVIP+other.name)
+		}
+	}
+	return true
 }
 
 // forgetAnswers drops what a switch said: it is gone, or is asked anew.

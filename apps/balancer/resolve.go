@@ -21,6 +21,9 @@ const (
 	// refreshEvery is how often a known member is asked for again, so that it does
 	// not age out of the network's host table.
 	refreshEvery = 60 * time.Second
+	// silentAfter is how long a known member may leave requests unanswered before it
+	// may age like any other host.
+	silentAfter = 3 * refreshEvery
 	// unresolvedAfter is how many ARP requests without an answer make a member down
 	// rather than unknown.
 	unresolvedAfter = 3
@@ -84,12 +87,16 @@ func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 		return false
 	}
 	if l.known {
-		a.dropMAC(l.mac, addr)
+		a.dropMAC(c, l.mac, addr)
 	}
-	*l = location{known: ok, since: c.Now, asked: l.asked}
+	remove(a.at, l.place, addr)
+	*l = location{known: ok, since: c.Now, asked: l.asked, place: h.Place}
+	if h.Place.DPID != 0 {
+		add(a.at, h.Place, addr)
+	}
 	if ok {
-		l.mac, l.place = mac, h.Place
-		a.noteMAC(mac, addr)
+		l.mac = mac
+		a.noteMAC(c, mac, addr)
 	} else {
 		l.reason = reason
 		c.WakeAt(c.Now.Add(resolveSoon))
@@ -168,6 +175,8 @@ func (a *App) resolve(c *controller.Context) {
 		l.asks++
 		frame := packet.AppendARPRequest(nil, controller.ProbeMAC, netip.IPv4Unspecified(), addr)
 		if l.known {
+			h, ok := c.Graph.Snapshot().HostByIP(0, addr)
+			pin(c, l.mac, ok && c.Now.Sub(h.LastSeen) < silentAfter)
 			c.PacketOut(ofproto.DPID(l.place.DPID), ofproto.PortController, frame, ofproto.OutputPort(ofproto.Port(l.place.Port)))
 			continue
 		}
@@ -208,7 +217,7 @@ func (a *App) answerARP(c *controller.Context, e controller.PacketIn) {
 		return
 	}
 	for name := range a.byAddress[arp.TPA] {
-		if v := a.vips[name].rec.VIP; v.Enabled {
+		if v := a.vips[name].rec.VIP; v.Enabled && !a.vips[name].placed[e.DPID].none {
 			reply := packet.AppendARPReply(nil, v.MAC, arp.TPA, arp.SHA, arp.SPA)
 			c.PacketOut(e.DPID, ofproto.PortController, reply, ofproto.OutputPort(e.InPort))
 			return
@@ -216,23 +225,32 @@ func (a *App) answerARP(c *controller.Context, e controller.PacketIn) {
 	}
 }
 
-func (a *App) noteMAC(mac ofproto.MAC, addr netip.Addr) {
-	if a.addressOf[mac] == nil {
-		a.addressOf[mac] = map[netip.Addr]bool{}
-	}
-	a.addressOf[mac][addr] = true
+// noteMAC and dropMAC keep which members a host is, and keep such a host from being
+// pushed out of the table of hosts by a flood of others.
+func (a *App) noteMAC(c *controller.Context, mac ofproto.MAC, addr netip.Addr) {
+	add(a.addressOf, mac, addr)
+	pin(c, mac, true)
 }
 
 // forget drops what is known of an address that no VIP has as a member any more.
-func (a *App) forget(addr netip.Addr) {
-	if l := a.members[addr]; l != nil && l.known {
-		a.dropMAC(l.mac, addr)
+func (a *App) forget(c *controller.Context, addr netip.Addr) {
+	if l := a.members[addr]; l != nil {
+		remove(a.at, l.place, addr)
+		if l.known {
+			a.dropMAC(c, l.mac, addr)
+		}
 	}
 	delete(a.members, addr)
 }
 
-func (a *App) dropMAC(mac ofproto.MAC, addr netip.Addr) {
-	if delete(a.addressOf[mac], addr); len(a.addressOf[mac]) == 0 {
-		delete(a.addressOf, mac)
+func (a *App) dropMAC(c *controller.Context, mac ofproto.MAC, addr netip.Addr) {
+	if remove(a.addressOf, mac, addr); a.addressOf[mac] == nil {
+		pin(c, mac, false)
+	}
+}
+
+func pin(c *controller.Context, mac ofproto.MAC, pinned bool) {
+	for _, e := range c.Graph.Pin(topology.HostKey{MAC: topology.MAC(mac)}, pinned, c.Now) {
+		c.Emit(e)
 	}
 }
