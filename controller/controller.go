@@ -30,8 +30,13 @@ import (
 )
 
 const (
-	// rerouteEvery is the shortest time between two recalculations of paths.
+	// rerouteEvery is the shortest time between two recalculations of paths. Where one
+	// keeps the core busy for long, rerouteRest times that passes before the next, up
+	// to rerouteMost: a network that comes up link by link is routed a few times, not
+	// all the time.
 	rerouteEvery = 200 * time.Millisecond
+	rerouteRest  = 5
+	rerouteMost  = 2 * time.Second
 	// goneAfter is how long a switch whose session ended stays in the graph. Its
 	// flows outlive the session, so a short loss of the channel is no reason to
 	// route around it.
@@ -102,14 +107,15 @@ type Controller struct {
 	stopped     chan struct{}
 
 	// Owned by the core loop.
-	ctx        *Context
-	sessions   map[ofproto.DPID]*session // claimed, attached or not
-	stages     map[ofproto.DPID]Stage
-	away       map[ofproto.DPID]*Switch // were connected since the start
-	goneAt     map[ofproto.DPID]time.Time
-	seq        uint64 // of assigned parts
-	reroute    bool
-	reroutedAt time.Time
+	ctx       *Context
+	sessions  map[ofproto.DPID]*session // claimed, attached or not
+	stages    map[ofproto.DPID]Stage
+	away      map[ofproto.DPID]*Switch // were connected since the start
+	goneAt    map[ofproto.DPID]time.Time
+	seq       uint64 // of assigned parts
+	reroute   bool
+	rerouted  bool      // in this turn of the loop
+	rerouteAt time.Time // not before
 }
 
 // New reads what is stored and returns a controller that is ready to Run.
@@ -684,7 +690,7 @@ func (c *Controller) flush() {
 				}
 			}
 		}
-		clear(x.dirty)
+		x.dirty = map[dirtyKey]struct{}{} // a large one that is cleared stays large
 		for sw, parts := range assign {
 			c.assign(sw, parts, false)
 		}
@@ -703,6 +709,10 @@ func (c *Controller) flush() {
 	if len(x.saves) > 0 {
 		c.saver.put(x.saves)
 		x.saves = nil
+	}
+	if c.rerouted {
+		c.rerouted = false
+		c.rerouteAt = x.Now.Add(min(max(rerouteRest*time.Since(x.Now), rerouteEvery), rerouteMost))
 	}
 }
 
@@ -727,10 +737,11 @@ func (c *Controller) dispatch() {
 		}
 	}
 	x.events = nil
-	if c.reroute && x.Now.Sub(c.reroutedAt) >= rerouteEvery {
-		c.reroute, c.reroutedAt = false, x.Now
+	if c.reroute && !x.Now.Before(c.rerouteAt) {
+		c.reroute = false
 		x.Emit(Rerouted{})
 		c.dispatch()
+		c.rerouted = true
 	}
 }
 
@@ -773,7 +784,7 @@ func (c *Controller) nextTimer() time.Duration {
 		next = earlier(next, at)
 	}
 	if c.reroute {
-		next = earlier(next, c.reroutedAt.Add(rerouteEvery))
+		next = earlier(next, c.rerouteAt)
 	}
 	return max(time.Until(next), 0)
 }
