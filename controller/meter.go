@@ -21,7 +21,7 @@ import (
 // it has.
 const (
 	meterFirst uint32 = 0x46000000
-	meterCount        = 16
+	meterCount uint32 = 16
 )
 
 // Kinds of packets that are metered apart.

@@ -21,7 +21,7 @@ a switch it is the cost of HTTP and of the durable write alone.`, ackWrites))
 	}
 	for _, n := range []int{1, 16} {
 		if err := b.ackOVS(n); err != nil {
-			return fmt.Errorf("Open vSwitch: %w", err)
+			return fmt.Errorf("acknowledgements of ovs: %w", err)
 		}
 	}
 	for _, n := range []int{1, 16} {
