@@ -570,7 +570,8 @@ func (s *session) barrier(ctx context.Context) error {
 func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	in := flowtable.NewInstalled()
+	expected, _ := s.table.Counts()
+	in := flowtable.NewInstalled(expected)
 	err := s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
 		return each(ofproto.GroupDescOf(b), func(g ofproto.GroupDesc) { in.AddGroup(g.Group, g.Type, g.Buckets) })
 	})

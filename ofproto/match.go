@@ -135,6 +135,9 @@ func (m Match) Canonical() Match { return m.AppendCanonical(nil) }
 // AppendCanonical appends the canonical form of the match to b. It allocates nothing
 // for a match of few fields when b has room.
 func (m Match) AppendCanonical(b Match) Match {
+	if b, ok := m.appendSorted(b); ok {
+		return b
+	}
 	var stack [fewFields]Field
 	list := stack[:0]
 	for rest := []byte(m); len(rest) > 0; {
@@ -146,6 +149,34 @@ func (m Match) AppendCanonical(b Match) Match {
 		rest = rest[n:]
 	}
 	return appendFields(b, list)
+}
+
+// appendSorted is AppendCanonical for what most matches are: few fields of the
+// specification's own class without a mask, which are only to be brought in order. ok
+// is false for others.
+func (m Match) appendSorted(b Match) (_ Match, ok bool) {
+	var stack [fewFields][]byte
+	n := 0
+	for rest := []byte(m); len(rest) > 0; n++ {
+		f, size, err := parseField(rest)
+		if err != nil || n == len(stack) || f.Type>>16 != classBasic || f.Mask != nil {
+			return b, false
+		}
+		i := n
+		for i > 0 && stack[i-1][2] >= rest[2] { // the third byte is the field
+			if stack[i-1][2] == rest[2] {
+				return b, false
+			}
+			stack[i] = stack[i-1]
+			i--
+		}
+		stack[i] = rest[:size]
+		rest = rest[size:]
+	}
+	for _, f := range stack[:n] {
+		b = append(b, f...)
+	}
+	return b, true
 }
 
 // Equal says that two matches are the same bytes, which for canonical ones means

@@ -210,9 +210,13 @@ type Installed struct {
 	scratch ofproto.Match
 }
 
-// NewInstalled returns an empty read-back.
-func NewInstalled() *Installed {
-	return &Installed{flows: map[FlowKey]uint64{}, groups: map[ofproto.GroupID]string{}, foreign: map[FlowKey]uint64{}, altered: map[FlowKey]struct{}{}}
+// NewInstalled returns an empty read-back. flows is about how many of ours are
+// expected, which spares growing for them.
+func NewInstalled(flows int) *Installed {
+	return &Installed{
+		flows: make(map[FlowKey]uint64, flows), groups: map[ofproto.GroupID]string{},
+		foreign: map[FlowKey]uint64{}, altered: map[FlowKey]struct{}{},
+	}
 }
 
 // Len returns how many flows and groups were recorded.

@@ -64,7 +64,7 @@ func (b *bench) readBackOVS(s *scope) error {
 			return err
 		}
 	}
-	table.ReadBack(flowtable.NewInstalled())
+	table.ReadBack(flowtable.NewInstalled(0))
 	plan := table.Plan(readBackFlows)
 	if plan.Len() != readBackFlows {
 		return fmt.Errorf("%d flows to install", plan.Len())
@@ -73,6 +73,7 @@ func (b *bench) readBackOVS(s *scope) error {
 		if _, err := conn.Send(m.Message); err != nil {
 			return err
 		}
+		table.Applied(&m)
 	}
 	if _, err := conn.Request(ctx, &ofproto.BarrierRequest{}); err != nil {
 		return err
@@ -106,7 +107,8 @@ func (b *bench) readBackOVS(s *scope) error {
 		}
 
 		start = time.Now()
-		in := flowtable.NewInstalled()
+		expected, _ := table.Counts()
+		in := flowtable.NewInstalled(expected)
 		if err := read(func(f ofproto.FlowStats) { in.AddFlow(f) }); err != nil {
 			return err
 		}
