@@ -289,8 +289,8 @@ func (a *admission) note(k holdKey, bad bool, now time.Time) {
 	}
 	if len(a.holds) >= maxHolds {
 		maps.DeleteFunc(a.holds, func(_ holdKey, h hold) bool { return now.Sub(h.last) > holdForget })
-		for k := range a.holds { // some other, where that was not enough
-			if len(a.holds) < maxHolds {
+		for k := range a.holds { // half of them, where that was not enough
+			if len(a.holds) <= maxHolds/2 {
 				break
 			}
 			delete(a.holds, k)

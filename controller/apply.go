@@ -56,7 +56,7 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	s.attached = time.Now()
 	s.c.admission.done(s.entry)
 	s.c.admission.settle(s.entry)
-	w := &worker{session: s, compiled: map[flowtable.PartKey]Source{}, retries: map[flowtable.PartKey]retry{}, installed: installed}
+	w := &worker{session: s, compiled: map[flowtable.PartKey]Source{}, broken: map[flowtable.PartKey]bool{}, retries: map[flowtable.PartKey]retry{}, installed: installed}
 	audit := time.NewTimer(auditDelay())
 	defer audit.Stop()
 	again := time.NewTimer(time.Hour)
@@ -90,8 +90,9 @@ type worker struct {
 	compiled  map[flowtable.PartKey]Source // of each part, the last one compiled
 	retries   map[flowtable.PartKey]retry
 	folded    folded
-	installed *flowtable.Installed // a read-back that is not in the table yet
-	roomAt    time.Time            // when parts that wait for room are next tried
+	installed *flowtable.Installed       // a read-back that is not in the table yet
+	roomAt    time.Time                  // when parts that wait for room are next tried
+	broken    map[flowtable.PartKey]bool // parts that do not compile
 	ready     bool
 	shut      error // why the gate is shut; nil: open
 }
@@ -140,6 +141,7 @@ func (w *worker) take(ctx context.Context) error {
 		}
 		w.compiled[key] = Source{Tag: src.Tag, Refused: src.Refused, seq: src.seq} // Build would keep its inputs alive
 		delete(w.retries, key)
+		delete(w.broken, key)
 		if src.Build == nil {
 			w.deletePart(key)
 			continue
@@ -151,8 +153,10 @@ func (w *worker) take(ctx context.Context) error {
 		if err != nil {
 			w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
 			results[key] = err
+			w.broken[key] = true
 		}
 	}
+	w.table.KeepOrphans(len(w.broken) > 0)
 	w.refold(sources, results)
 	defer func() {
 		if len(results) > 0 {
@@ -322,7 +326,7 @@ const (
 //
 // A part that the switch refuses does not keep the others out. Where the switch has
 // no room for all, the parts are sent one by one in the order of their class, those
-// that only delete first, until it is plain that no more fit.
+// that need no more room first, until it is plain that no more fit.
 func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.PartKey]error, error) {
 	failed := maps.Clone(p.Blocked)
 	if p.Len() == 0 {
@@ -339,7 +343,7 @@ func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.P
 		return failed, nil
 	}
 	row := 0
-	var last error
+	var last *ofproto.Error
 	split := p.Split()
 	if len(split) == 1 && (s.caps.Bundles || len(p.DeleteFlows)+len(p.DeleteGroups) == 0) {
 		return failed, nil // it was by itself
@@ -350,7 +354,7 @@ func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.P
 			continue
 		}
 		if row >= fullMost {
-			failed[key] = last
+			failed[key] = fmt.Errorf("no room for it, as for others: %w", last)
 			s.keepDeletions(&q)
 			continue
 		}
@@ -364,10 +368,8 @@ func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.P
 				return nil, err
 			}
 		}
-		if row++; !noRoom(failed[key]) {
+		if row++; !noRoom(failed[key]) || !errors.As(failed[key], &last) {
 			row = 0
-		} else {
-			last = failed[key]
 		}
 	}
 	s.refusals = 0

@@ -409,15 +409,24 @@ func portState(p ofproto.PortDesc) topology.PortState {
 	return topology.PortState{Port: topology.Port(p.Port), Name: p.Name, Up: p.Up() && (p.Port < ofproto.PortMax || p.Port == ofproto.PortLocal), MAC: topology.MAC(p.HWAddr)}
 }
 
+// unknownPart stands for the parts of an app that cannot say which it has.
+const unknownPart = "?"
+
 // compileAll captures every part that the apps desire on a switch.
 func (c *Controller) compileAll(sw *Switch) map[flowtable.PartKey]Source {
 	parts := map[flowtable.PartKey]Source{{App: AppStore, Name: markPart}: markSource(c.Cluster)}
 	for _, app := range c.Apps {
-		c.call(app, func(x *Context) {
-			for _, name := range app.Parts(x, sw) {
-				parts[flowtable.PartKey{App: app.ID(), Name: name}] = app.Compile(x, sw, name)
+		// What a bug leaves out must not count as not desired: its place is taken by a
+		// part that does not compile.
+		names := []string{unknownPart}
+		c.call(app, func(x *Context) { names = app.Parts(x, sw) })
+		for _, name := range names {
+			src := Source{Build: func() flowtable.Part { panic("the app panicked") }}
+			if name != unknownPart {
+				c.call(app, func(x *Context) { src = app.Compile(x, sw, name) })
 			}
-		})
+			parts[flowtable.PartKey{App: app.ID(), Name: name}] = src
+		}
 	}
 	for k := range c.ctx.dirty {
 		if k.dpid == sw.DPID {

@@ -28,6 +28,8 @@ type Table struct {
 
 	meters meters
 
+	keepOrphans bool
+
 	queue   [classes][]PartKey // dirty parts by class, oldest first
 	queued  map[PartKey]bool
 	scratch []byte
@@ -370,6 +372,9 @@ func (t *Table) FlowRemoved(table ofproto.Table, priority uint16, match ofproto.
 
 // MarkDirty queues a part for the next Plan.
 func (t *Table) MarkDirty(key PartKey) {
+	if key == (PartKey{}) && t.keepOrphans {
+		return
+	}
 	if !t.queued[key] {
 		t.queued[key] = true
 		class := ClassBase // what is not desired any more makes room
@@ -379,6 +384,16 @@ func (t *Table) MarkDirty(key PartKey) {
 			class = p.class
 		}
 		t.queue[class] = append(t.queue[class], key)
+	}
+}
+
+// KeepOrphans says whether what a read-back found of ours, and no part desires, is left
+// in the switch: a part that cannot be compiled may desire it.
+func (t *Table) KeepOrphans(keep bool) {
+	was := t.keepOrphans
+	t.keepOrphans = keep
+	if was && !keep {
+		t.MarkDirty(PartKey{})
 	}
 }
 
