@@ -81,6 +81,12 @@ func (f floor) lower(used placement, err error) (_ floor, ok bool) {
 	return next, true
 }
 
+// outOfGroups says whether a switch has no more groups.
+func outOfGroups(err error) bool {
+	var e *ofproto.Error
+	return errors.As(err, &e) && e.Type == ofproto.ErrorGroupModFailed && e.Code == ofproto.CodeOutOfGroups
+}
+
 // choice is how one listener is compiled for one switch.
 type choice struct {
 	method Method

@@ -89,8 +89,8 @@ func byDepth(mods []Mod) (phases [][]Mod) {
 	return phases
 }
 
-// Split returns a plan for each part that has messages: first the parts that only
-// delete, then in the order of Parts.
+// Split returns a plan for each part that has messages: first the parts that need no
+// more room than they have, then in the order of Parts.
 func (p *Plan) Split() []Plan {
 	at := map[PartKey]int{}
 	var plans []Plan
@@ -102,8 +102,7 @@ func (p *Plan) Split() []Plan {
 		return &plans[at[key]]
 	}
 	busy := map[PartKey]bool{}
-	lists := [][]Mod{p.DeleteFlows, p.SetGroups, p.SetFlows, p.DeleteGroups}
-	for _, mods := range lists {
+	for _, mods := range [][]Mod{p.DeleteFlows, p.SetGroups, p.SetFlows, p.DeleteGroups} {
 		for i := range mods {
 			busy[mods[i].Part] = true
 		}
@@ -129,11 +128,17 @@ func (p *Plan) Split() []Plan {
 		q := of(p.DeleteGroups[i].Part)
 		q.DeleteGroups = append(q.DeleteGroups, p.DeleteGroups[i])
 	}
-	slices.SortStableFunc(plans, func(a, b Plan) int {
-		sets := func(p Plan) int { return min(len(p.SetGroups)+len(p.SetFlows), 1) }
-		return cmp.Compare(sets(a), sets(b))
-	})
+	slices.SortStableFunc(plans, func(a, b Plan) int { return cmp.Compare(a.adds(), b.adds()) })
 	return plans
+}
+
+// adds is 1 for a plan that adds flows or groups, and 0 for one that does not.
+func (p *Plan) adds() int {
+	fresh := func(m Mod) bool { return m.fresh }
+	if slices.ContainsFunc(p.SetFlows, fresh) || slices.ContainsFunc(p.SetGroups, fresh) {
+		return 1
+	}
+	return 0
 }
 
 // Undo returns what takes back the additions of some parts that the switch carried
