@@ -1,0 +1,5 @@
+//go:build soak
+
+package scale
+
+const soak = true
