@@ -32,6 +32,7 @@ type retry struct {
 	at   time.Time
 	wait time.Duration
 	room bool // it waits for room, with all others that do
+	read bool // the switch was read back because of it
 }
 
 // attachAndWork joins the core and then keeps the switch at its desired state
@@ -279,6 +280,16 @@ func (w *worker) report(ctx context.Context, plan *flowtable.Plan, failed map[fl
 			continue
 		}
 		r := w.retries[key]
+		if mistaken(err) && !r.read {
+			// The switch does not hold what it is thought to hold: look, then at once again.
+			delete(results, key)
+			w.retries[key] = retry{at: time.Now(), read: true}
+			w.table.MarkDirty(key)
+			w.mu.Lock()
+			w.reread = true
+			w.mu.Unlock()
+			continue
+		}
 		if r.room = noRoom(err); r.room {
 			r.at, r.wait = time.Now(), 0
 			w.retries[key] = r
@@ -306,6 +317,14 @@ func (w *worker) applied(results map[flowtable.PartKey]error) []partResult {
 func (w *worker) counts() tableCounts {
 	flows, groups := w.table.Counts()
 	return tableCounts{flows: flows, groups: groups, foreign: w.table.Foreign()}
+}
+
+// mistaken says whether an error shows that what the switch holds is not what it is
+// thought to hold: a group that is there and should not be, or the other way round.
+func mistaken(err error) bool {
+	var e *ofproto.Error
+	return errors.As(err, &e) && (e.Type == ofproto.ErrorGroupModFailed && (e.Code == ofproto.CodeGroupExists || e.Code == ofproto.CodeUnknownGroup) ||
+		e.Type == ofproto.ErrorBadAction && e.Code == ofproto.CodeBadOutGroup)
 }
 
 // errInnocent marks a part whose messages were refused only because another

@@ -37,10 +37,11 @@ const (
 	rerouteEvery = 200 * time.Millisecond
 	rerouteRest  = 5
 	rerouteMost  = 2 * time.Second
-	// goneAfter is how long a switch whose session ended stays in the graph. Its
-	// flows outlive the session, so a short loss of the channel is no reason to
-	// route around it.
-	goneAfter = 2 * time.Second
+	// goneAfter is how long a switch whose session ended stays in the graph, and its
+	// links are believed without being heard. Its flows outlive the session: a loss of
+	// the channel is no reason to route around it or to forget the hosts behind it. A
+	// switch that dies takes the ports of its neighbours down.
+	goneAfter = 30 * time.Second
 	// returnWithin is how long a switch known from before a restart stays in the
 	// graph without having connected.
 	returnWithin = 30 * time.Second
@@ -529,6 +530,11 @@ func (c *Controller) detach(s *session) {
 			c.publishHeld()
 			c.leave(sw, x.Now)
 			c.goneAt[s.dpid] = x.Now.Add(goneAfter)
+			for _, l := range x.Graph.Snapshot().Links() {
+				if l.State == topology.StateUp && (l.A.DPID == topology.DPID(s.dpid) || l.B.DPID == topology.DPID(s.dpid)) {
+					c.emitTopology(x.Graph.SeedLink(l.A, l.B, c.goneAt[s.dpid], x.Now))
+				}
+			}
 			x.Emit(SwitchDown{s.dpid})
 			x.Notify("switch", map[string]any{"dpid": s.dpid.String(), "connected": false})
 			s.log().Log(context.Background(), s.logLevel(), "switch disconnected", "reason", s.conn.Err())

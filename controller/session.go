@@ -549,6 +549,8 @@ func (s *session) flowRemoved(m *ofproto.FlowRemoved) {
 		return
 	}
 	s.mu.Lock()
+	// Who deletes a group takes its flows along: what else is gone is not told.
+	s.reread = s.reread || m.Reason == ofproto.RemovedGroupDelete
 	if len(s.removed) < maxRemoved {
 		s.removed = append(s.removed, removedFlow{m.Table, m.Priority, m.Cookie, slices.Clone(m.Match)})
 	} else {

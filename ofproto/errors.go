@@ -34,6 +34,8 @@ const (
 	CodeBadLen       uint16 = 6  // ErrorBadRequest
 	CodeIsSlave      uint16 = 10 // ErrorBadRequest
 
+	CodeBadOutGroup uint16 = 9 // ErrorBadAction
+
 	CodeTableFull uint16 = 1 // ErrorFlowModFailed
 	CodeOverlap   uint16 = 3 // ErrorFlowModFailed
 
