@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -176,6 +175,7 @@ func (w *worker) take(ctx context.Context) error {
 	}
 	if w.installed != nil {
 		w.table.ReadBack(w.installed)
+		w.table.Postpone(func(key flowtable.PartKey) bool { return w.retries[key].room })
 		w.installed = nil
 		if !w.ready {
 			w.ready = true
@@ -261,10 +261,7 @@ func (w *worker) nextRetry() time.Duration {
 // report tells the core how each part of a plan ended, and sets retries.
 func (w *worker) report(ctx context.Context, plan *flowtable.Plan, failed map[flowtable.PartKey]error) {
 	results := make(map[flowtable.PartKey]error, len(plan.Parts))
-	freed := func(mods []flowtable.Mod) bool {
-		return slices.ContainsFunc(mods, func(m flowtable.Mod) bool { return failed[m.Part] == nil })
-	}
-	room := freed(plan.DeleteFlows) || freed(plan.DeleteGroups)
+	room := plan.Frees(func(key flowtable.PartKey) bool { return failed[key] == nil })
 	for _, key := range plan.Parts {
 		err := failed[key]
 		if errors.Is(err, errInnocent) {

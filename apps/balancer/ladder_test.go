@@ -1,8 +1,10 @@
 package balancer_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -226,6 +228,181 @@ func TestS05OutOfGroups(t *testing.T) {
 				}
 				t.Log(serving, methods)
 				require.GreaterOrEqual(t, serving, k.serving)
+			})
+		})
+	}
+}
+
+// many writes VIPs "web0" … with one member each, without waiting.
+func (s *site) many(from, to int, port func(i int) uint16) {
+	s.t.Helper()
+	for i := from; i < to; i++ {
+		v := s.pool(balancer.TCP, "h2")
+		v.Name, v.Address = fmt.Sprintf("web%d", i), numbered(i)
+		v.Listeners[0].Pool.Members[0].Port = port(i)
+		_, _, err := s.intents.Put(s.t.Context(), v, balancer.Condition{})
+		require.NoError(s.t, err)
+	}
+}
+
+func numbered(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 0, byte(100 + i/250), byte(i % 250)})
+}
+
+// served says which of the VIPs serve, and checks that they say so: one that is
+// installed does, and one that is not says why.
+func (s *site) served(vips int, why string) map[int]bool {
+	s.t.Helper()
+	on := map[int]bool{}
+	for i := range vips {
+		v, err := s.service.Get(s.t.Context(), fmt.Sprintf("web%d", i))
+		if errors.Is(err, balancer.ErrNotFound) {
+			continue
+		}
+		require.NoError(s.t, err)
+		st := v.Status.Switches[0]
+		who, got := s.takes("h1", lab.Frame(s.Host("h1"), 1000, packet.MAC(v.MAC), netip.AddrPortFrom(v.Address, vipPort)))
+		if st.State == balancer.InstallInstalled {
+			require.Equal(s.t, "h2", who, "%s: %+v", v.Name, st)
+			require.Equal(s.t, v.Listeners[0].Pool.Members[0].Port, simswitch.Headers(got).Dst.Port())
+			on[i] = true
+		} else {
+			require.Equal(s.t, balancer.InstallError, st.State, "%s: %+v", v.Name, st)
+			require.Contains(s.t, st.Reason, why)
+			require.Equal(s.t, balancer.ProvisioningError, v.Status.Provisioning)
+		}
+	}
+	return on
+}
+
+// S-04: more is desired than the table holds.
+func TestS04TableFull(t *testing.T) {
+	for _, o := range []simswitch.Options{{MaxFlows: 300}, {MaxFlows: 300, NoBundles: true}, {MaxFlows: 600, Tables: 1}} {
+		t.Run(fmt.Sprintf("bundles=%v, tables=%d", !o.NoBundles, o.Tables), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const vips = 150
+				s := open(t, t.TempDir(), lab.Build(1, o), lab.Options{})
+				lab.AddHost(s.Network, 2, place{DPID: 1, Port: 102})
+				s.learn()
+				port := func(i int) uint16 { return uint16(8000 + i) }
+				s.many(0, 40, port)
+				s.Pass(time.Second)
+				require.Len(t, s.served(vips, ""), 40)
+				s.many(40, vips, port)
+				s.Pass(time.Second)
+				on := s.served(vips, "OFPFMFC_TABLE_FULL")
+				require.Greater(t, len(on), 40)
+				require.Less(t, len(on), vips)
+				for i := range 40 {
+					require.True(t, on[i], "one that was in place")
+				}
+				// No hot loop: one part is tried in ten seconds. Audits look again too.
+				mods := s.Mods()
+				s.Pass(time.Minute)
+				require.LessOrEqual(t, s.Mods()-mods, 8*16)
+
+				// Replacing at a full table: the old goes first.
+				s.many(0, 20, func(i int) uint16 { return port(i) + 1000 })
+				s.Pass(2 * time.Second)
+				now := s.served(vips, "OFPFMFC_TABLE_FULL")
+				for i := range 40 {
+					v, err := s.service.Get(t.Context(), fmt.Sprintf("web%d", i))
+					require.NoError(t, err)
+					require.True(t, now[i], "web%d: %+v", i, v.Status.Switches)
+				}
+				// Room is found within 15 s.
+				for i := range 90 {
+					require.NoError(t, s.intents.Delete(t.Context(), fmt.Sprintf("web%d", i), balancer.Condition{}))
+				}
+				s.Pass(15 * time.Second)
+				require.Len(t, s.served(vips, "OFPFMFC_TABLE_FULL"), vips-90)
+				s.NoFaults()
+			})
+		})
+	}
+}
+
+// S-01: what comes between barriers is carried out in any order.
+func TestS01ReorderingBetweenBarriers(t *testing.T) {
+	for seed := range uint64(5) {
+		synctest.Test(t, func(t *testing.T) {
+			refusals := 0
+			var mu sync.Mutex
+			o := simswitch.Options{NoBundles: true, Reorder: 1 + seed}
+			o.Answered = func(m ofproto.Message) {
+				if e, ok := m.(*ofproto.Error); ok && e.Type != ofproto.ErrorBadRequest {
+					mu.Lock()
+					refusals++
+					mu.Unlock()
+				}
+			}
+			s := open(t, t.TempDir(), lab.Build(1, o), lab.Options{})
+			lab.AddHost(s.Network, 2, place{DPID: 1, Port: 102})
+			s.learn()
+			s.many(0, 200, func(i int) uint16 { return uint16(8000 + i) })
+			s.Pass(time.Second)
+			require.Len(t, s.served(200, ""), 200)
+			for i := range 200 {
+				require.NoError(t, s.intents.Delete(t.Context(), fmt.Sprintf("web%d", i), balancer.Condition{}))
+			}
+			s.Pass(time.Second)
+			require.Len(t, s.Switch(1).Groups(), 1, "the flood group alone is left")
+			s.NoFaults()
+			mu.Lock()
+			defer mu.Unlock()
+			require.Zero(t, refusals, "seed %d", seed)
+		})
+	}
+}
+
+// S-11: one that is refused in a bundle of many is named, and alone.
+func TestS11OneBadInABundle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := numbered(77)
+		o := simswitch.Options{Refuse: func(m ofproto.Message) *ofproto.Error {
+			if f, ok := m.(*ofproto.FlowMod); ok && f.Command == ofproto.FlowAdd && f.Priority == controller.PrioVIPForward {
+				if dst, ok := f.Match.Lookup(ofproto.FieldIPv4Dst); ok && netip.AddrFrom4([4]byte(dst.Value)) == bad {
+					return &ofproto.Error{Type: ofproto.ErrorBadAction, Code: 9}
+				}
+			}
+			return nil
+		}}
+		s := open(t, t.TempDir(), lab.Build(1, o), lab.Options{})
+		lab.AddHost(s.Network, 2, place{DPID: 1, Port: 102})
+		s.learn()
+		s.many(0, 1000, func(i int) uint16 { return uint16(8000 + i) })
+		s.Pass(3 * time.Second)
+		on := s.served(1000, "OFPBAC_BAD_OUT_GROUP")
+		require.Len(t, on, 999)
+		require.False(t, on[77])
+		s.Do(func(c *controller.Context) {
+			require.Len(t, c.Switch(1).Faults, 1)
+			require.Contains(t, c.Switch(1).Faults["balancer/vip/web77"], "OFPBAC_BAD_OUT_GROUP")
+		})
+		v, err := s.service.Get(t.Context(), "web77")
+		require.NoError(t, err)
+		require.Contains(t, v.Status.Switches[0].Reason, "chained groups (OFPBAC_BAD_OUT_GROUP), inline actions (OFPBAC_BAD_OUT_GROUP)", "what was tried")
+	})
+}
+
+// A restart sends nothing to a switch of any kind.
+func TestRestartSendsNothingOnAnyRung(t *testing.T) {
+	for name, k := range rungs {
+		if k.o.Ignore != nil {
+			continue // it cannot be told what it holds
+		}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				first := open(t, dir, lab.Build(3, k.o, [2]int{1, 2}, [2]int{2, 3}), lab.Options{})
+				first.give(first.pool(balancer.TCP, "h2", "h3"))
+				first.learn()
+				first.Settle()
+				first.close()
+				mods := first.Mods()
+				second := open(t, dir, first.Network, lab.Options{Memory: first.Memory})
+				second.Pass(90 * time.Second)
+				require.Equal(t, mods, second.Mods())
 			})
 		})
 	}

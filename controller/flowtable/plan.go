@@ -132,10 +132,29 @@ func (p *Plan) Split() []Plan {
 	return plans
 }
 
-// adds is 1 for a plan that adds flows or groups, and 0 for one that does not.
+// Frees says whether the parts that were carried out leave more room for flows or
+// groups than there was.
+func (p *Plan) Frees(done func(PartKey) bool) bool {
+	flows, groups := p.room(done)
+	return flows > 0 || groups > 0
+}
+
+// room is how many entries and groups fewer some parts need than before.
+func (p *Plan) room(of func(PartKey) bool) (flows, groups int) {
+	count := func(mods []Mod) (n int) {
+		for i := range mods {
+			if of(mods[i].Part) && (mods[i].fresh || mods[i].remove) {
+				n++
+			}
+		}
+		return n
+	}
+	return count(p.DeleteFlows) - count(p.SetFlows), count(p.DeleteGroups) - count(p.SetGroups)
+}
+
+// adds is 1 for a plan that needs more room than there was, and 0 for one that does not.
 func (p *Plan) adds() int {
-	fresh := func(m Mod) bool { return m.fresh }
-	if slices.ContainsFunc(p.SetFlows, fresh) || slices.ContainsFunc(p.SetGroups, fresh) {
+	if flows, groups := p.room(func(PartKey) bool { return true }); flows < 0 || groups < 0 {
 		return 1
 	}
 	return 0
@@ -196,7 +215,7 @@ func (t *Table) Plan(most int) Plan {
 		}
 		for _, f := range part.flows {
 			if c, ok := t.hasFlows[f.FlowKey]; !ok || c != f.cookie {
-				p.SetFlows = append(p.SetFlows, Mod{Part: key, Message: addMessage(t.flows[f.FlowKey].flow, f.cookie), flow: f.FlowKey, cookie: f.cookie})
+				p.SetFlows = append(p.SetFlows, Mod{Part: key, Message: addMessage(t.flows[f.FlowKey].flow, f.cookie), flow: f.FlowKey, cookie: f.cookie, fresh: !ok})
 			}
 		}
 		for id := range part.staleGroups {

@@ -397,6 +397,19 @@ func (t *Table) KeepOrphans(keep bool) {
 	}
 }
 
+// Postpone takes parts off the queue again until MarkDirty is called for them.
+func (t *Table) Postpone(these func(PartKey) bool) {
+	for class := range t.queue {
+		t.queue[class] = slices.DeleteFunc(t.queue[class], func(key PartKey) bool {
+			late := these(key)
+			if late {
+				delete(t.queued, key)
+			}
+			return late
+		})
+	}
+}
+
 // Dirty says whether a Plan would look at any part.
 func (t *Table) Dirty() bool { return len(t.queued) > 0 }
 

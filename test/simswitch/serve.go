@@ -69,7 +69,12 @@ func (ch *channel) invalid(h ofproto.Header, frame []byte, _ error) {
 }
 
 // send answers a controller. One that is gone needs no answer.
-func (ch *channel) send(xid uint32, m ofproto.Message) { _ = ch.conn.SendXID(xid, m) }
+func (ch *channel) send(xid uint32, m ofproto.Message) {
+	if ch.s.o.Answered != nil {
+		ch.s.o.Answered(m)
+	}
+	_ = ch.conn.SendXID(xid, m)
+}
 
 func (ch *channel) refuse(xid uint32, m ofproto.Message, err *ofproto.Error) {
 	if err != nil {

@@ -60,6 +60,8 @@ type Options struct {
 	// Received is called with every message that came over a channel, before it is
 	// handled.
 	Received func(ofproto.Header, ofproto.Message)
+	// Answered is called with every message that answers one of a controller.
+	Answered func(ofproto.Message)
 }
 
 // Switch is one datapath. It is safe for concurrent use.
