@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/ofproto/packet"
+	"github.com/fairlead/fairlead/test/simswitch"
 )
 
 const (
@@ -22,18 +23,17 @@ const (
 	// patience is how long a packet-in may stay without an answer before it counts as
 	// lost and another is sent in its place.
 	patience = 500 * time.Millisecond
-
-	codeBadExperimenter uint16 = 3 // OFPBRC_BAD_EXPERIMENTER
 )
 
-// fake is a switch that holds nothing and forwards nothing, as cbench's are: it
-// does the handshake, acknowledges whatever it is told, sends packet-ins, and
-// counts the answers. It speaks OpenFlow 1.3, and is not Open vSwitch. All of its
-// packet-ins are ARP requests, made beforehand; a packet-out that carries ARP is
-// an answer.
+// fake is a switch that forwards nothing, as cbench's are: it sends packet-ins and
+// counts the answers. All of its packet-ins are ARP requests, made beforehand; a
+// packet-out that carries ARP is an answer, others are dropped. Everything else that
+// the controller says goes to a simswitch without bundles or Nicira's actions, which
+// holds what it is told and is not named Open vSwitch.
 type fake struct {
 	dpid uint64
 	nc   net.Conn
+	sim  net.Conn // to the simswitch
 	ask  [][]byte // packet-ins, one a host
 
 	// members are the addresses that answer ARP, as hosts behind the ports.
@@ -74,7 +74,10 @@ func dialFake(ctx context.Context, addr string, dpid uint64, target netip.Addr, 
 		ip := netip.AddrFrom4([4]byte{10, 9, byte(dpid), byte(i + 1)})
 		f.ask = append(f.ask, packetInOf(1+i%fakePorts, packet.AppendARPRequest(nil, mac, ip, target)))
 	}
-	f.write(ofproto.Append(nil, 1, &ofproto.Hello{Versions: []uint8{ofproto.Version}}))
+	near, far := net.Pipe()
+	f.sim = near
+	go func() { _ = f.simulated().Serve(ctx, far) }()
+	go f.pump()
 	go f.read()
 	select {
 	case <-f.featured:
@@ -94,6 +97,30 @@ func packetInOf(port int, frame []byte) []byte {
 	})
 }
 
+// simulated returns the switch that answers what is no packet-out.
+func (f *fake) simulated() *simswitch.Switch {
+	o := simswitch.Options{
+		DPID: ofproto.DPID(f.dpid), NoBundles: true, NoNicira: true,
+		Desc: &ofproto.Desc{Manufacturer: "bench", Hardware: "fake switch", Software: "bench"},
+	}
+	for p := range fakePorts {
+		o.Ports = append(o.Ports, ofproto.Port(p+1))
+	}
+	return simswitch.New(o)
+}
+
+// pump passes on what the simswitch says.
+func (f *fake) pump() {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := f.sim.Read(buf)
+		if err != nil {
+			return
+		}
+		f.write(buf[:n])
+	}
+}
+
 func (f *fake) close() {
 	f.nc.Close()
 	<-f.done
@@ -108,6 +135,7 @@ func (f *fake) write(b []byte) {
 
 func (f *fake) read() {
 	defer close(f.done)
+	defer f.sim.Close()
 	buf := make([]byte, 256<<10)
 	have := 0
 	var out []byte
@@ -136,7 +164,10 @@ func (f *fake) read() {
 					}
 				}
 			} else {
-				out = f.control(out, frame)
+				if ofproto.MessageType(b[1]) == ofproto.TypeFeaturesRequest {
+					f.once.Do(func() { close(f.featured) })
+				}
+				_, _ = f.sim.Write(frame) // fails when the connection has ended
 			}
 			used += size
 		}
@@ -185,59 +216,6 @@ func memberMAC(a netip.Addr) ofproto.MAC {
 }
 
 func memberPort(a netip.Addr) int { return 1 + int(a.As4()[3])%fakePorts }
-
-// control appends the answer to what is no packet-out.
-func (f *fake) control(out, frame []byte) []byte {
-	h, m, err := ofproto.Parse(frame)
-	if err != nil {
-		return out
-	}
-	answer := func(m ofproto.Message) []byte { return ofproto.Append(out, h.XID, m) }
-	switch m := m.(type) {
-	case *ofproto.EchoRequest:
-		return answer(&ofproto.EchoReply{Data: m.Data})
-	case *ofproto.FeaturesRequest:
-		f.once.Do(func() { close(f.featured) })
-		return answer(&ofproto.FeaturesReply{DPID: ofproto.DPID(f.dpid), Tables: 254, Capabilities: ofproto.CapFlowStats | ofproto.CapGroupStats})
-	case *ofproto.GetConfigRequest:
-		return answer(&ofproto.GetConfigReply{MissSendLen: ofproto.MaxLenNoBuffer})
-	case *ofproto.BarrierRequest:
-		return answer(&ofproto.BarrierReply{})
-	case *ofproto.RoleRequest:
-		return answer(&ofproto.RoleReply{Role: m.Role, GenerationID: m.GenerationID})
-	case *ofproto.MultipartRequest:
-		body, ok := f.multipart(m.Type)
-		if !ok {
-			return answer(&ofproto.Error{Type: ofproto.ErrorBadRequest, Code: ofproto.CodeBadMultipart})
-		}
-		return answer(&ofproto.MultipartReply{Type: m.Type, Body: body})
-	case *ofproto.BundleControl, *ofproto.Experimenter:
-		return answer(&ofproto.Error{Type: ofproto.ErrorBadRequest, Code: codeBadExperimenter})
-	}
-	return out
-}
-
-func (f *fake) multipart(t ofproto.MultipartType) (body []byte, ok bool) {
-	switch t {
-	case ofproto.MultipartDesc:
-		return ofproto.Desc{Manufacturer: "bench", Hardware: "fake switch", Software: "bench"}.AppendTo(nil), true
-	case ofproto.MultipartPortDesc:
-		for p := range fakePorts {
-			body = ofproto.PortDesc{
-				Port: ofproto.Port(p + 1), HWAddr: ofproto.MAC{0x0a, 0, 0, 0, byte(f.dpid), byte(p + 1)}, Name: fmt.Sprintf("p%d", p+1),
-				State: ofproto.PortStateLive,
-			}.AppendTo(body)
-		}
-		return body, true
-	case ofproto.MultipartGroupFeatures:
-		return ofproto.GroupFeatures{
-			Types: 0xf, Capabilities: ofproto.GroupCapChaining, MaxGroups: [4]uint32{1 << 20, 1 << 20, 1 << 20, 1 << 20},
-		}.AppendTo(nil), true
-	case ofproto.MultipartFlow, ofproto.MultipartGroupDesc:
-		return nil, true
-	}
-	return nil, false
-}
 
 // announce makes the members known: each sends a gratuitous ARP.
 func (f *fake) announce() {

@@ -24,11 +24,16 @@ var (
 		start func(*bench) (*process, error)
 		least float64 // what Fairlead should answer a second with 16 switches, in multiples of this one
 	}{
-		{"fairlead", func(b *bench) (*process, error) { return b.startFairlead("managed") }, 0},
+		{"fairlead", startAnswering, 0},
 		{"ovs-testcontroller", (*bench).startTestController, 5},
 		{"os-ken", (*bench).startOSKen, 40},
 	}
 )
+
+// startAnswering runs Fairlead without its limits on packet-ins.
+func startAnswering(b *bench) (*process, error) {
+	return b.startFairlead("managed", "--packet-in-rate=-1", "--packet-in-port-rate=-1")
+}
 
 // answerer is a controller with the switches it has.
 type answerer struct {
@@ -48,7 +53,8 @@ func (b *bench) packetIn() error {
 bytes. The address asked for is a VIP: Fairlead learns the sender, looks the VIP up and sends the ARP reply by packet-out (the
 switches are not Open vSwitch, which would answer by itself, and their stage is managed). The peers are learning switches: they learn
 the sender and flood the request by packet-out. So each answer is one packet-out, and Fairlead's has the more work behind it.
-ovs-testcontroller runs with its defaults over OpenFlow 1.3, os-ken runs the usual simple_switch_13.
+ovs-testcontroller runs with its defaults over OpenFlow 1.3, os-ken runs the usual simple_switch_13. Fairlead runs without its limits
+on packet-ins (--packet-in-rate, --packet-in-port-rate), which the peers do not have.
 Answers a second: with %d outstanding a switch. Latency: with 1.`, fakeHosts, answerWindow))
 	var list []*answerer
 	defer func() {

@@ -97,13 +97,14 @@ func (p *process) until(condition func() bool) error {
 var readyLine = regexp.MustCompile(`msg=ready openflow=(\S+) .*http=(\S+)`)
 
 // startFairlead runs the controller on ports of its own with an empty store.
-func (b *bench) startFairlead(stage string) (*process, error) {
+func (b *bench) startFairlead(stage string, flags ...string) (*process, error) {
 	data, err := os.MkdirTemp(b.dir, "data")
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.spawn("fairlead", nil, b.fairlead, "serve", "--openflow", "127.0.0.1:0", "--http", "127.0.0.1:0",
-		"--data", data, "--stage", stage, "--log-level", "info", "--log-format", "text")
+	command := []string{b.fairlead, "serve", "--openflow", "127.0.0.1:0", "--http", "127.0.0.1:0",
+		"--data", data, "--stage", stage, "--log-level", "info", "--log-format", "text"}
+	p, err := b.spawn("fairlead", nil, append(command, flags...)...)
 	if err != nil {
 		return nil, err
 	}
