@@ -1,10 +1,12 @@
 package balancer_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -403,6 +405,106 @@ func TestRestartSendsNothingOnAnyRung(t *testing.T) {
 				second := open(t, dir, first.Network, lab.Options{Memory: first.Memory})
 				second.Pass(90 * time.Second)
 				require.Equal(t, mods, second.Mods())
+			})
+		})
+	}
+}
+
+// A switch whose connection breaks off over and over, in the middle of being probed
+// and programmed, comes to serve in the end; one beside it serves all the while.
+func TestResettingSwitch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *site
+		var mu sync.Mutex
+		left, count := 0, 0
+		resetting := simswitch.Options{DPID: 2, Received: func(_ ofproto.Header, m ofproto.Message) {
+			mu.Lock()
+			defer mu.Unlock()
+			if count++; left > 0 && count >= 7+4*(12-left) {
+				left--
+				count = 0
+				go s.Disconnect(2)
+				go func() { time.Sleep(100 * time.Millisecond); s.Connect(2) }()
+			}
+		}}
+		n := simswitch.NewNetwork()
+		n.AddSwitch(simswitch.Options{DPID: 1})
+		n.AddSwitch(resetting)
+		n.Link(place{DPID: 1, Port: 1}, place{DPID: 2, Port: 1})
+		for i := 1; i <= 2; i++ {
+			lab.AddHost(n, i, place{DPID: ofproto.DPID(i), Port: lab.HostPort})
+		}
+		lab.AddHost(n, 3, place{DPID: 1, Port: 103})
+		s = open(t, t.TempDir(), n, lab.Options{})
+		mu.Lock()
+		left = 12
+		mu.Unlock()
+		s.Disconnect(2)
+		s.Connect(2)
+		rec, _, err := s.intents.Put(t.Context(), s.pool(balancer.TCP, "h3"), balancer.Condition{})
+		require.NoError(t, err)
+		s.Pass(5 * time.Minute)
+		mu.Lock()
+		require.Less(t, left, 6, "it came back, ever more seldom")
+		left = 0
+		mu.Unlock()
+		s.Pass(2 * time.Minute)
+		s.learn()
+		require.Equal(t, "h3", s.serves("h1", 1000, rec))
+		require.Equal(t, "h3", s.serves("h2", 1000, rec))
+		s.NoFaults()
+	})
+}
+
+// A switch that answers nothing any more, or reads slowly, holds up nobody else.
+func TestMuteAndSlowSwitches(t *testing.T) {
+	for name, delay := range map[string]time.Duration{"mute": time.Hour, "slow reader": 20 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var late atomic.Bool
+				n := simswitch.NewNetwork()
+				n.AddSwitch(simswitch.Options{DPID: 1})
+				ctx, cancel := context.WithCancel(t.Context())
+				n.AddSwitch(simswitch.Options{DPID: 2, Received: func(ofproto.Header, ofproto.Message) {
+					if late.Load() {
+						select {
+						case <-time.After(delay):
+						case <-ctx.Done():
+						}
+					}
+				}})
+				for i := 1; i <= 2; i++ {
+					lab.AddHost(n, i, place{DPID: ofproto.DPID(i), Port: lab.HostPort})
+				}
+				lab.AddHost(n, 3, place{DPID: 1, Port: 103})
+				s := open(t, t.TempDir(), n, lab.Options{})
+				defer cancel()
+				s.learn()
+				late.Store(true)
+				for i := range 50 {
+					v := s.pool(balancer.TCP, "h3")
+					v.Name, v.Address = fmt.Sprintf("web%d", i), numbered(i)
+					v.Listeners[0].Pool.Members[0].Port += uint16(i)
+					_, _, err := s.intents.Put(t.Context(), v, balancer.Condition{})
+					require.NoError(t, err)
+				}
+				s.Pass(50 * time.Millisecond)
+				for i := range 50 {
+					v, err := s.service.Get(t.Context(), fmt.Sprintf("web%d", i))
+					require.NoError(t, err)
+					require.Equal(t, balancer.InstallInstalled, v.Status.Switches[0].State)
+				}
+				if delay == time.Hour {
+					s.Pass(time.Minute)
+					v, err := s.service.Get(t.Context(), "web0")
+					require.NoError(t, err)
+					require.Len(t, v.Status.Switches, 1, "the mute one was let go")
+					return
+				}
+				s.Pass(time.Minute)
+				v, err := s.service.Get(t.Context(), "web49")
+				require.NoError(t, err)
+				require.Equal(t, balancer.InstallInstalled, v.Status.Switches[1].State)
 			})
 		})
 	}
