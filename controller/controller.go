@@ -42,6 +42,9 @@ const (
 	// the channel is no reason to route around it or to forget the hosts behind it. A
 	// switch that dies takes the ports of its neighbours down.
 	goneAfter = 30 * time.Second
+	// heardWithin is how long the links of a switch that came back at the last moment
+	// have for being heard again.
+	heardWithin = 15 * time.Second
 	// returnWithin is how long a switch known from before a restart stays in the
 	// graph without having connected.
 	returnWithin = 30 * time.Second
@@ -532,7 +535,7 @@ func (c *Controller) detach(s *session) {
 			c.goneAt[s.dpid] = x.Now.Add(goneAfter)
 			for _, l := range x.Graph.Snapshot().Links() {
 				if l.State == topology.StateUp && (l.A.DPID == topology.DPID(s.dpid) || l.B.DPID == topology.DPID(s.dpid)) {
-					c.emitTopology(x.Graph.SeedLink(l.A, l.B, c.goneAt[s.dpid], x.Now))
+					c.emitTopology(x.Graph.SeedLink(l.A, l.B, c.goneAt[s.dpid].Add(heardWithin), x.Now))
 				}
 			}
 			x.Emit(SwitchDown{s.dpid})
