@@ -8,6 +8,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// A port that invents addresses has no more of them learned than the limit lets it; other
+// ports learn as ever.
+func TestZ02NewHostsOfOnePortAreLimited(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	g := New(Options{NewHostsAt: 100})
+	g.SetSwitch(1, ports(2), now)
+	see := func(n int, port Port) bool {
+		var mac MAC
+		binary.BigEndian.PutUint32(mac[2:], uint32(n))
+		mac[0] = 2
+		return len(g.SeeHost(Sighting{MAC: mac, Place: Place{1, port}}, now)) > 0
+	}
+	learned := 0
+	for n := range 100_000 {
+		now = now.Add(100 * time.Microsecond)
+		if see(n, 1) {
+			learned++
+		}
+		if n%10_000 == 0 {
+			require.True(t, see(1_000_000+n, 2))
+		}
+	}
+	require.InDelta(t, 100+10*100, learned, 2)
+	require.EqualValues(t, 100_000-learned, g.Snapshot().Refused())
+	now = now.Add(10 * time.Second)
+	require.True(t, see(2_000_000, 1), "when the flood is over")
+}
+
 // A million source addresses behind one port leave the hosts of other ports known, and
 // the table bounded.
 func TestZ02MillionHostsOfOnePort(t *testing.T) {

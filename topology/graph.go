@@ -29,6 +29,11 @@ type Options struct {
 	// goes, or the new one is refused where none of the silent ones is of the place.
 	// Default 16,384.
 	MaxHostsAt int
+	// NewHostsAt is how many hosts a second may be new at one place, a second's
+	// worth at once; those above it are refused, and may be seen again later. Each new
+	// host changes switches, so this is what a port that invents addresses can make
+	// happen in them. Default no limit.
+	NewHostsAt int
 	// MaxIPs is the number of addresses kept of one host; above it the one
 	// silent longest goes. Default 8.
 	MaxIPs int

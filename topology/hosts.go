@@ -25,7 +25,8 @@ type hosts struct {
 	byIP  cow[ipKey, HostKey]
 	at    map[Place]map[HostKey]struct{}
 	pins  map[HostKey]struct{}
-	lru   *list.List // of *station that are not pinned, last seen first
+	fresh map[Place]rate // of new hosts
+	lru   *list.List     // of *station that are not pinned, last seen first
 
 	public cow[HostKey, Host]   // what snapshots show
 	stale  map[HostKey]struct{} // what in public is not up to date
@@ -40,6 +41,28 @@ type station struct {
 	elem *list.Element // nil while pinned
 }
 
+// rate counts what comes, and forgets it at a rate.
+type rate struct {
+	count float64
+	at    time.Time
+}
+
+// mayCome says whether one more host may be new at a place, and counts it.
+func (h *hosts) mayCome(at Place, perSecond int, now time.Time) bool {
+	if perSecond == 0 {
+		return true
+	}
+	r := h.fresh[at]
+	limit := float64(perSecond)
+	r = rate{max(r.count-limit*now.Sub(r.at).Seconds(), 0), now}
+	ok := r.count+1 <= limit
+	if ok {
+		r.count++
+	}
+	h.fresh[at] = r
+	return ok
+}
+
 // ipKey names an address: VLANs may use the same ones.
 type ipKey struct {
 	ip   netip.Addr
@@ -52,6 +75,7 @@ func newHosts() hosts {
 		byIP:   newCOW[ipKey, HostKey](hashIP),
 		at:     map[Place]map[HostKey]struct{}{},
 		pins:   map[HostKey]struct{}{},
+		fresh:  map[Place]rate{},
 		lru:    list.New(),
 		public: newCOW[HostKey, Host](hashHost),
 		stale:  map[HostKey]struct{}{},
@@ -76,6 +100,11 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	added, moved, changed := st == nil, false, false
 	var from Place
 	if added {
+		if !h.mayCome(s.Place, g.options.NewHostsAt, g.now) {
+			h.refuse++
+			g.touched = true
+			return nil
+		}
 		evicted, ok := h.makeRoom(s.Place, g.options)
 		if !ok {
 			g.touched = true
@@ -226,6 +255,9 @@ func (g *Graph) expireHosts() []Event {
 
 // flush removes the hosts at a place, the pinned ones only when all is true.
 func (g *Graph) flush(p Place, why Reason, all bool) []Event {
+	if all {
+		delete(g.hosts.fresh, p)
+	}
 	var evs []Event
 	for _, key := range slices.SortedFunc(maps.Keys(g.hosts.at[p]), HostKey.Compare) {
 		if st := g.hosts.byKey[key]; all || !st.host.Pinned {

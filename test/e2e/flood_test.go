@@ -1,0 +1,177 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// flood sends frames out of the host's device at a rate, for a time, and returns how
+// many it sent. next changes the frame before each.
+func (h *host) flood(frame []byte, perSecond int, d time.Duration, next func([]byte)) (sent int) {
+	h.t.Helper()
+	var fd int
+	var err error
+	h.do(func() {
+		var dev *net.Interface
+		if dev, err = net.InterfaceByName("eth0"); err != nil {
+			return
+		}
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err == nil {
+			err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: dev.Index})
+		}
+	})
+	if err != nil {
+		h.t.Fatalf("flood: %v", err)
+	}
+	defer unix.Close(fd)
+	begin := time.Now()
+	for time.Since(begin) < d {
+		// What is due by now: bursts of a millisecond's worth.
+		for due := int(time.Since(begin).Seconds() * float64(perSecond)); sent < due; sent++ {
+			if next != nil {
+				next(frame)
+			}
+			if _, err := unix.Write(fd, frame); err != nil && err != unix.ENOBUFS && err != unix.EAGAIN {
+				h.t.Errorf("flood: %v", err)
+				return sent
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return sent
+}
+
+// frameTo begins a frame of the host to itself: a switch that knows the host sends it
+// nowhere, so what the flood costs is what the controller's part of it costs.
+func (h *host) frameTo(etherType uint16, payload ...byte) []byte {
+	h.t.Helper()
+	mac, err := net.ParseMAC(h.mac)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	f := append(append([]byte{}, mac...), mac...)
+	f = binary.BigEndian.AppendUint16(f, etherType)
+	f = append(f, payload...)
+	return append(f, make([]byte, max(60-len(f), 0))...)
+}
+
+// cpu is the processor time that a process has used.
+func cpu(t testing.TB, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')'):]))
+	var ticks int
+	for _, f := range fields[12:14] { // utime and stime, of 10 ms each
+		var n int
+		if _, err := fmt.Sscan(f, &n); err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// rss is the memory that a process has, in bytes.
+func rss(t testing.TB, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size, resident int
+	if _, err := fmt.Sscan(string(b), &size, &resident); err != nil {
+		t.Fatal(err)
+	}
+	return resident * os.Getpagesize()
+}
+
+// TestZ01PacketInFlood has one host offer 70,000 packets a second that the switch hands
+// to the controller, of each kind that it does: the traffic of a VIP goes on, and the
+// meters in the switch let through what the controller can take. A machine that is busy
+// with other things loses packets of such a flood in any case, so the first one is of
+// packets that the switch drops without the controller, and the others may not lose much
+// more. Unknown sources cost Open vSwitch a flow of its datapath each, whatever is done
+// with them.
+func TestZ01PacketInFlood(t *testing.T) {
+	const offered, span = 70_000, 5 * time.Second
+	l := singleLab(t, secure, 5)
+	client, servers, attacker := l.hosts[0], l.hosts[1:4], l.hosts[4]
+	for _, h := range servers {
+		h.serveEcho(5353)
+		h.serveLines(9009)
+	}
+	c := l.control("managed")
+	l.sweep()
+	c.put("web", vipDoc{Address: vip.String(), Listeners: []listenerDoc{
+		listener("udp", 53, members(5353, servers...)), listener("tcp", 9, members(9009, servers...)),
+	}})
+
+	base := 0.0
+	arp := attacker.frameTo(0x0806, 0, 1, 8, 0, 6, 4, 0, 1) // a request
+	for _, kind := range []struct {
+		name  string
+		frame []byte
+		next  func([]byte)
+		most  float64 // of the stream may be lost beyond what the first flood cost
+	}{
+		{name: "no controller", frame: attacker.frameTo(0x88b6), most: 1},
+		{name: "LLDP", frame: attacker.frameTo(0x88cc), most: 0.02},
+		{name: "ARP", frame: arp, most: 0.02},
+		{name: "unknown sources", frame: attacker.frameTo(0x88b6), most: 0.1, next: func(f []byte) {
+			binary.BigEndian.PutUint32(f[8:], rand.Uint32())
+		}},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			udp := client.udpStream(service(53))
+			tcp := client.tcpStream(service(9))
+			udp.flows(t, 500)
+			pid := c.cmd.Process.Pid
+			_, up := l.tap.snapshot()
+			packets, used, memory, began := up[typePacketIn], cpu(t, pid), rss(t, pid), time.Now()
+			sent := attacker.flood(kind.frame, offered, span, kind.next)
+			took := time.Since(began)
+			used = cpu(t, pid) - used
+			_, up = l.tap.snapshot()
+			udp.flows(t, 500)
+			u, s := udp.finish(), tcp.finish()
+			t.Logf("%d offered a second, %d a second reached the controller, which used %.0f %% of one core and %d MiB more",
+				int(float64(sent)/took.Seconds()), int(float64(up[typePacketIn]-packets)/took.Seconds()),
+				100*used.Seconds()/took.Seconds(), (rss(t, pid)-memory)>>20)
+			t.Logf("UDP: %v", u)
+			t.Logf("TCP: %v", s)
+			require.NoError(t, u.err)
+			require.NoError(t, s.err)
+			require.LessOrEqual(t, used, took, "one core")
+			require.LessOrEqual(t, rss(t, pid)-memory, 100<<20)
+			require.LessOrEqual(t, up[typePacketIn]-packets, int(5000*took.Seconds()), "packets that the meters let through")
+			share := float64(u.lost()) / float64(u.sent)
+			require.LessOrEqual(t, share, base+kind.most, "lost")
+			if kind.name == "no controller" {
+				base = share
+			}
+		})
+	}
+	var sw struct {
+		Connection struct {
+			State string    `json:"state"`
+			Since time.Time `json:"since"`
+		} `json:"connection"`
+	}
+	require.Equal(t, 200, c.rest("GET", "/v1/switches/0000000000000001", nil, &sw))
+	require.Equal(t, "connected", sw.Connection.State)
+	require.Greater(t, time.Since(sw.Connection.Since), 3*span, "it never went")
+}
