@@ -10,7 +10,7 @@ PYTHON ?= /usr/bin/python3
 STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 
-.PHONY: all build demo test test-unit test-e2e bench check fuzz lint setup clean
+.PHONY: all build demo test test-unit test-e2e soak bench check fuzz lint setup clean
 
 all: build
 
@@ -34,6 +34,12 @@ test-e2e: build
 	$(GO) test -c -tags e2e -o bin/e2e.test ./test/e2e
 	$(SUDO) env FAIRLEAD_BIN=$(CURDIR)/bin/fairlead bin/e2e.test -test.v -test.timeout=20m $(E2E)
 
+# The tests of docs/reliability.md with their larger numbers: an hour or more. SOAK picks some, as in `make soak SOAK=U02`.
+soak: build
+	$(GO) test -tags soak -timeout 2h -run '$(SOAK)' -v ./test/reliability ./test/scale
+	$(GO) test -c -tags "e2e soak" -o bin/soak.test ./test/e2e
+	$(SUDO) env FAIRLEAD_BIN=$(CURDIR)/bin/fairlead bin/soak.test -test.v -test.timeout=3h -test.run='$(or $(SOAK),Test[A-Z][0-9][0-9])'
+
 bench: build
 	$(GO) run ./test/bench -fairlead bin/fairlead $(BENCH)
 
@@ -44,6 +50,7 @@ lint: setup
 	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags e2e ./test/...
+	$(GO) vet -tags "e2e soak" ./test/...
 	$(STATICCHECK) ./...
 	$(STATICCHECK) -tags e2e ./test/...
 

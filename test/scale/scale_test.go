@@ -42,7 +42,7 @@ func (r *rig) counts() (links, hosts int) {
 // price in memory. After a restart of the controller it happens again, and nothing
 // is sent to any of them.
 func TestZ05AThousandSwitches(t *testing.T) {
-	n := scale(200, 1000)
+	n := scale(100, 1000)
 	switches := tree(n)
 	k := &keep{dir: t.TempDir()}
 	o := options{keep: k, stage: controller.StageManaged, vips: someVIPs(20, 20)}
@@ -68,7 +68,7 @@ func TestZ05AThousandSwitches(t *testing.T) {
 	}
 	t.Logf("%d links, 20 hosts and the paths to them in all switches after %v more", n-1, time.Since(begin).Round(time.Millisecond))
 	r.noFaults()
-	eventually(t, time.Minute, "the switches are sent nothing more", func() bool { return r.quiet(switches, 3*time.Second) })
+	eventually(t, time.Minute, "the switches are sent nothing more", func() bool { return r.quiet(switches, 2*time.Second) })
 	flows, groups := 0, 0
 	require.NoError(t, r.core.Do(ctx, func(c *controller.Context) {
 		for sw := range c.Switches() {
@@ -91,7 +91,7 @@ func TestZ05AThousandSwitches(t *testing.T) {
 	t.Logf("after a restart: median %v, slowest %v", median(times).Round(time.Millisecond), slices.Max(times).Round(time.Millisecond))
 	require.Less(t, slices.Max(times), time.Minute)
 	require.LessOrEqual(t, slices.Max(times), 3*median(times))
-	eventually(t, time.Minute, "the switches are sent nothing more", func() bool { return r.quiet(switches, 3*time.Second) })
+	eventually(t, time.Minute, "the switches are sent nothing more", func() bool { return r.quiet(switches, 2*time.Second) })
 	require.Zero(t, mods(switches), "flow-mods and group-mods after a restart")
 	r.stop()
 	closeAll(switches)
