@@ -67,7 +67,7 @@ func (f floor) lower(used placement, err error) (_ floor, ok bool) {
 		next.level, next.slots = used.level, used.slots/2
 	case e.Type == ofproto.ErrorGroupModFailed && e.Code == ofproto.CodeOutOfBuckets:
 		next.level = levelNoGroups
-	case e.Type == ofproto.ErrorGroupModFailed, e.Type == ofproto.ErrorBadAction:
+	case unable(e):
 		next.level = used.level + 1
 	case e.Type == ofproto.ErrorBadRequest && e.Code == ofproto.CodeBadType: // no group-mods at all
 		next.level = levelNoGroups
@@ -79,6 +79,22 @@ func (f floor) lower(used placement, err error) (_ floor, ok bool) {
 	}
 	next.tried += what + " (" + e.Name() + ")"
 	return next, true
+}
+
+// unable says whether an error is about what a switch can do. Others are about what
+// it holds at present, which may be otherwise than is known, or about ports that went.
+func unable(e *ofproto.Error) bool {
+	const ( // of OFPGMFC and OFPBAC
+		weight, chaining, watch, badType, badBucket, badWatch = 2, 5, 6, 10, 12, 13
+		badOutPort, badOutGroup                               = 4, 9
+	)
+	switch e.Type {
+	case ofproto.ErrorGroupModFailed:
+		return slices.Contains([]uint16{ofproto.CodeOutOfGroups, weight, chaining, watch, badType, badBucket, badWatch}, e.Code)
+	case ofproto.ErrorBadAction:
+		return e.Code != badOutPort && e.Code != badOutGroup
+	}
+	return false
 }
 
 // outOfGroups says whether a switch has no more groups.

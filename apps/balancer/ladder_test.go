@@ -364,7 +364,7 @@ func TestS11OneBadInABundle(t *testing.T) {
 		o := simswitch.Options{Refuse: func(m ofproto.Message) *ofproto.Error {
 			if f, ok := m.(*ofproto.FlowMod); ok && f.Command == ofproto.FlowAdd && f.Priority == controller.PrioVIPForward {
 				if dst, ok := f.Match.Lookup(ofproto.FieldIPv4Dst); ok && netip.AddrFrom4([4]byte(dst.Value)) == bad {
-					return &ofproto.Error{Type: ofproto.ErrorBadAction, Code: 9}
+					return &ofproto.Error{Type: ofproto.ErrorBadAction, Code: 5}
 				}
 			}
 			return nil
@@ -374,16 +374,16 @@ func TestS11OneBadInABundle(t *testing.T) {
 		s.learn()
 		s.many(0, 1000, func(i int) uint16 { return uint16(8000 + i) })
 		s.Pass(3 * time.Second)
-		on := s.served(1000, "OFPBAC_BAD_OUT_GROUP")
+		on := s.served(1000, "OFPBAC_BAD_ARGUMENT")
 		require.Len(t, on, 999)
 		require.False(t, on[77])
 		s.Do(func(c *controller.Context) {
 			require.Len(t, c.Switch(1).Faults, 1)
-			require.Contains(t, c.Switch(1).Faults["balancer/vip/web77"], "OFPBAC_BAD_OUT_GROUP")
+			require.Contains(t, c.Switch(1).Faults["balancer/vip/web77"], "OFPBAC_BAD_ARGUMENT")
 		})
 		v, err := s.service.Get(t.Context(), "web77")
 		require.NoError(t, err)
-		require.Contains(t, v.Status.Switches[0].Reason, "chained groups (OFPBAC_BAD_OUT_GROUP), inline actions (OFPBAC_BAD_OUT_GROUP)", "what was tried")
+		require.Contains(t, v.Status.Switches[0].Reason, "chained groups (OFPBAC_BAD_ARGUMENT), inline actions (OFPBAC_BAD_ARGUMENT)", "what was tried")
 	})
 }
 
