@@ -18,6 +18,7 @@ import (
 	"net"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -385,6 +386,11 @@ func (c *Controller) attach(ctx context.Context, s *session) error {
 			Ports: map[ofproto.Port]ofproto.PortDesc{}, Connected: true, Secure: s.cert != nil, Since: x.Now, Faults: map[string]string{},
 			pending: map[flowtable.PartKey]uint64{}, session: s,
 		}
+		if was := c.away[s.dpid]; was != nil && was.Flows > 0 && s.empty {
+			// OpenFlow does not tell the fail mode of a switch: this is how it shows.
+			s.log().Warn("the switch came back empty and is filled again: it was restarted, or is set to forget its entries "+
+				"while its controller is away (on Open vSwitch: ovs-vsctl set-fail-mode BRIDGE secure)", "flows", was.Flows)
+		}
 		x.switches[s.dpid], x.order = sw, nil
 		delete(c.away, s.dpid)
 		delete(c.goneAt, s.dpid)
@@ -575,7 +581,9 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 				// The switch's own fault says so.
 			} else if old := sw.Faults[name]; old != r.err.Error() {
 				sw.Faults[name] = r.err.Error()
-				s.log().Error("switch refuses a part", "part", name, "error", r.err)
+				if !sameFault(old, r.err) {
+					s.log().Error("switch refuses a part", "part", name, "error", r.err)
+				}
 			}
 			for _, app := range c.Apps {
 				if app.ID() == r.key.App {
@@ -587,6 +595,13 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 		}
 		sw.wakeIfSettled()
 	})
+}
+
+// sameFault says whether the log has an error already: the same name of the switch's,
+// on whatever message of the part.
+func sameFault(old string, err error) bool {
+	var e *ofproto.Error
+	return errors.As(err, &e) && strings.HasSuffix(old, e.Error())
 }
 
 // loop is the core loop.
