@@ -41,6 +41,7 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read-back: %w", err)
 	}
+	s.empty = installed.Ours() == 0
 	if err := s.learnCapabilities(ctx, installed); err != nil {
 		return err
 	}
@@ -317,10 +318,11 @@ func (w *worker) counts() tableCounts {
 }
 
 // mistaken says whether an error shows that what the switch holds is not what it is
-// thought to hold: a group that is there and should not be, or the other way round.
+// thought to hold: a group that is there and should not be, or the other way round. A
+// switch that cannot watch groups says BAD_WATCH too, and says it again.
 func mistaken(err error) bool {
 	var e *ofproto.Error
-	return errors.As(err, &e) && (e.Type == ofproto.ErrorGroupModFailed && (e.Code == ofproto.CodeGroupExists || e.Code == ofproto.CodeUnknownGroup) ||
+	return errors.As(err, &e) && (e.Type == ofproto.ErrorGroupModFailed && (e.Code == ofproto.CodeGroupExists || e.Code == ofproto.CodeUnknownGroup || e.Code == ofproto.CodeBadWatch) ||
 		e.Type == ofproto.ErrorBadAction && e.Code == ofproto.CodeBadOutGroup)
 }
 

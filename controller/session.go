@@ -78,6 +78,7 @@ type session struct {
 	metersRefused bool
 	// laterTerm is a term that the switch has seen and this store never gave out.
 	laterTerm uint64
+	empty     bool // held nothing of ours when it was read back first
 
 	table    *flowtable.Table // owned by the worker
 	refusals int              // bundles refused in a row; the worker's

@@ -224,6 +224,9 @@ func NewInstalled(flows int) *Installed {
 // Len returns how many flows and groups were recorded.
 func (in *Installed) Len() int { return len(in.flows) + len(in.foreign) + len(in.groups) }
 
+// Ours returns how many flows and groups of ours the switch reported.
+func (in *Installed) Ours() int { return len(in.flows) + len(in.groups) }
+
 // AddFlow records an entry that the switch reported. It keeps nothing of f. An
 // entry with a cookie of ours and a content that the cookie does not stand for has
 // been altered by somebody else, and is recorded as such.

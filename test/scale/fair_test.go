@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -197,6 +198,31 @@ func TestZ08Panics(t *testing.T) {
 	}
 	r.stop()
 	closeAll(switches)
+}
+
+// TestU10CameBackEmpty has a switch come back without its entries: it is filled, and
+// the log says what may be the matter.
+func TestU10CameBackEmpty(t *testing.T) {
+	switches := tree(1)
+	r := start(t, options{stage: controller.StageManaged, vips: []balancer.VIP{vipOf(0, 8000, 0)}})
+	r.connectAll(switches)
+	f := switches[0]
+	for _, empty := range []bool{false, true} {
+		f.close()
+		eventually(t, 5*time.Second, "the switch is gone", func() bool {
+			gone := false
+			require.NoError(t, r.core.Do(context.Background(), func(c *controller.Context) { gone = c.Switch(f.dpid) == nil }))
+			return gone
+		})
+		if empty {
+			f.flows, f.groups = map[string][]byte{}, map[ofproto.GroupID][]byte{}
+		}
+		r.connectAll(switches)
+		require.Equal(t, empty, strings.Contains(r.log.tail(100), "the switch came back empty"))
+	}
+	r.stop()
+	closeAll(switches)
+	require.NotEmpty(t, f.flows)
 }
 
 // TestL03CanonicalSlots writes the same VIP with its members and the keys of its

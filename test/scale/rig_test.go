@@ -64,6 +64,7 @@ type rig struct {
 	app     *balancer.App
 	service *balancer.Service
 	addr    string
+	log     *logs
 	stop    func()
 }
 
@@ -77,7 +78,8 @@ func start(t *testing.T, o options) *rig {
 	files := descriptors(t)
 	db, err := store.Open(o.keep.dir, store.Options{})
 	require.NoError(t, err)
-	r := &rig{t: t}
+	log := &logs{}
+	r := &rig{t: t, log: log}
 	graph := topology.New(topology.Options{EdgeDelay: lab.EdgeDelay, MaxHosts: o.maxHosts})
 	require.NoError(t, discovery.Restore(graph, o.keep.memory.Topology(), time.Now()))
 	r.intents = balancer.NewIntents(db, time.Now, func(c balancer.Change) {
@@ -99,7 +101,6 @@ func start(t *testing.T, o options) *rig {
 	r.app = balancer.NewApp(records, r.intents.SaveOwners)
 	apps := append([]controller.App{discovery.New(key, rand.NewChaCha8([32]byte(key)), o.keep.memory.SaveTopology), forwarding.New(graph), r.app}, o.apps...)
 	ctx, cancel := context.WithCancel(context.Background())
-	log := &logs{}
 	r.core, err = controller.New(ctx, controller.Options{
 		Store: &o.keep.memory, Graph: graph, Apps: apps, Cluster: "scale", DefaultStage: o.stage,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
