@@ -39,10 +39,11 @@ const (
 	CodeTableFull uint16 = 1 // ErrorFlowModFailed
 	CodeOverlap   uint16 = 3 // ErrorFlowModFailed
 
-	CodeGroupExists  uint16 = 0 // ErrorGroupModFailed
-	CodeOutOfGroups  uint16 = 3 // ErrorGroupModFailed
-	CodeOutOfBuckets uint16 = 4 // ErrorGroupModFailed
-	CodeUnknownGroup uint16 = 8 // ErrorGroupModFailed
+	CodeGroupExists  uint16 = 0  // ErrorGroupModFailed
+	CodeOutOfGroups  uint16 = 3  // ErrorGroupModFailed
+	CodeOutOfBuckets uint16 = 4  // ErrorGroupModFailed
+	CodeUnknownGroup uint16 = 8  // ErrorGroupModFailed
+	CodeBadWatch     uint16 = 13 // ErrorGroupModFailed
 
 	CodeRoleStale uint16 = 0 // ErrorRoleRequestFailed
 	CodeRoleUnsup uint16 = 1 // ErrorRoleRequestFailed
