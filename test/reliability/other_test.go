@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -272,13 +273,28 @@ func (r *rig) consistent() {
 		}
 	}
 	time.Sleep(3 * time.Second)
-	mods := r.mods()
+	mods, held := r.mods(), r.contents()
 	next := r.restart(options{})
 	for _, sw := range r.Switches() {
 		next.ready(sw.DPID())
 	}
 	time.Sleep(5 * time.Second)
+	require.Equal(r.t, held, next.contents(), "a fresh controller changes something")
 	require.Equal(r.t, mods, next.mods(), "a fresh controller finds something to change")
+}
+
+// contents prints what all switches hold.
+func (r *rig) contents() string {
+	var b strings.Builder
+	for _, sw := range r.Switches() {
+		for _, f := range sw.Flows() {
+			fmt.Fprintln(&b, sw.DPID(), f.Table, f.Priority, f.Match, f.Instructions)
+		}
+		for _, g := range sw.Groups() {
+			fmt.Fprintln(&b, sw.DPID(), g)
+		}
+	}
+	return b.String()
 }
 
 func TestZ02ManyAddresses(t *testing.T) {
