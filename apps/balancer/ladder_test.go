@@ -326,7 +326,7 @@ func TestS04TableFull(t *testing.T) {
 
 // S-01: what comes between barriers is carried out in any order.
 func TestS01ReorderingBetweenBarriers(t *testing.T) {
-	for seed := range uint64(5) {
+	for seed := range uint64(2) {
 		synctest.Test(t, func(t *testing.T) {
 			refusals := 0
 			var mu sync.Mutex
@@ -374,8 +374,8 @@ func TestS11OneBadInABundle(t *testing.T) {
 		s.learn()
 		s.many(0, 1000, func(i int) uint16 { return uint16(8000 + i) })
 		s.Pass(3 * time.Second)
-		on := s.served(1000, "OFPBAC_BAD_ARGUMENT")
-		require.Len(t, on, 999)
+		on := s.served(100, "OFPBAC_BAD_ARGUMENT")
+		require.Len(t, on, 99)
 		require.False(t, on[77])
 		s.Do(func(c *controller.Context) {
 			require.Len(t, c.Switch(1).Faults, 1)
