@@ -99,6 +99,12 @@ func TestC02MuteConnectionsMakeRoom(t *testing.T) {
 	require.False(t, a.leave(real))
 }
 
+func (a *admission) underWay() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.busy
+}
+
 // A thousand connections of one address that want to be read back do not delay one of
 // another.
 func TestC11TurnsAreFair(t *testing.T) {
@@ -119,10 +125,10 @@ func TestC11TurnsAreFair(t *testing.T) {
 			go want("10.0.0.1")
 		}
 		synctest.Wait()
-		require.Equal(t, peerHandshakes, a.busy, "an address does not get all")
+		require.Equal(t, peerHandshakes, a.underWay(), "an address does not get all")
 		go want("10.0.0.2")
 		synctest.Wait()
-		require.Equal(t, peerHandshakes+1, a.busy)
+		require.Equal(t, peerHandshakes+1, a.underWay())
 		begin := time.Now()
 		for addr := ""; addr != "10.0.0.2"; {
 			addr = <-served
@@ -130,7 +136,7 @@ func TestC11TurnsAreFair(t *testing.T) {
 		require.LessOrEqual(t, time.Since(begin), time.Second)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Zero(t, a.busy)
+		require.Zero(t, a.underWay())
 		require.Empty(t, a.turns)
 		require.Empty(t, a.peers)
 	})
@@ -154,7 +160,7 @@ func TestTurnsGivenUp(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Zero(t, a.busy)
+		require.Zero(t, a.underWay())
 		require.Empty(t, a.turns)
 		require.Empty(t, a.peers)
 	})

@@ -36,9 +36,9 @@ func TestZ02NewHostsOfOnePortAreLimited(t *testing.T) {
 	require.True(t, see(2_000_000, 1), "when the flood is over")
 }
 
-// A million source addresses behind one port leave the hosts of other ports known, and
+// Many times more source addresses than fit, behind one port, leave the hosts of other ports known, and
 // the table bounded.
-func TestZ02MillionHostsOfOnePort(t *testing.T) {
+func TestZ02HostsOfOnePort(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	g := New(Options{MaxHosts: 4096, MaxHostsAt: 1024})
 	g.SetSwitch(1, ports(8), now)
@@ -51,7 +51,7 @@ func TestZ02MillionHostsOfOnePort(t *testing.T) {
 	for n := range 200 { // silent from now on
 		see(n, Port(2+n%4))
 	}
-	for n := range 1_000_000 {
+	for n := range 200_000 {
 		now = now.Add(50 * time.Microsecond)
 		see(1000+n, 1)
 	}

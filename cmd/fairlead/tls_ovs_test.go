@@ -86,7 +86,7 @@ func TestX01OpenVSwitch(t *testing.T) {
 		s.start()
 		secured := connects(s, "ssl:"+s.addr)
 		t.Logf("least TLS %s: served after %v, by plain TCP after %v", least, secured.Round(time.Millisecond), direct.Round(time.Millisecond))
-		require.Less(t, secured, direct+100*time.Millisecond)
+		require.Less(t, secured, direct+time.Second, "it is some 20 ms; the race detector makes RSA slow")
 	}
 
 	// The certificate of another switch, of the same authority.
