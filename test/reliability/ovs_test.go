@@ -1,0 +1,201 @@
+package reliability
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
+	"github.com/fairlead/fairlead/test/faultproxy"
+	"github.com/fairlead/fairlead/test/ovstest"
+)
+
+// bridge is an Open vSwitch of the test's own, with the dummy datapath, connected to
+// a rig through a proxy.
+type bridge struct {
+	*rig
+	*ovstest.OVS
+	proxy *faultproxy.Proxy
+	taps  *counts
+}
+
+const ovsDPID ofproto.DPID = 0xa1
+
+func openVSwitch(t *testing.T, ports int) *bridge {
+	t.Helper()
+	r := start(t, options{tcp: true})
+	b := &bridge{rig: r, OVS: ovstest.Start(t), taps: &counts{}}
+	b.proxy = faultproxy.New(func(context.Context) (net.Conn, error) { return r.door.dial() }, faultproxy.Options{Tap: b.taps.tap})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = b.proxy.Run(ctx, ln) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+	names := []string{}
+	for i := range ports {
+		names = append(names, fmt.Sprintf("p%d", i+1))
+	}
+	b.AddBridge(ovstest.Bridge{Name: "s1", DPID: uint64(ovsDPID), Controllers: []string{"tcp:" + ln.Addr().String()}, Ports: names})
+	b.ready(ovsDPID)
+	time.Sleep(1500 * time.Millisecond) // the ports settle
+	for i := 1; i <= ports; i++ {
+		mac, ip := ovsHost(i)
+		b.Inject(fmt.Sprintf("p%d", i), packet.AppendARPRequest(nil, mac, ip, ip))
+	}
+	b.OVS.Eventually("all hosts are known", func() bool { return len(r.graph.Snapshot().Hosts()) >= ports })
+	b.ready(ovsDPID)
+	return b
+}
+
+func ovsHost(i int) (mac packet.MAC, ip netip.Addr) {
+	return packet.MAC{2, 0, 0, 0, 0xa1, byte(i)}, netip.AddrFrom4([4]byte{10, 0, 0xa1, byte(i)})
+}
+
+// document is a VIP over the hosts of a bridge.
+func (b *bridge) document(i int, members ...int) balancer.VIP {
+	v := b.vip(i)
+	for _, m := range members {
+		_, ip := ovsHost(m)
+		v.Listeners[0].Pool.Members = append(v.Listeners[0].Pool.Members, balancer.Member{Address: ip, Port: uint16(memberPort + i), Weight: 1, AdminState: balancer.AdminUp})
+	}
+	return v
+}
+
+// serves sends a request from host 1 and returns the port that it left by, 0 for none.
+func (b *bridge) serves(sport uint16, rec balancer.Record, ports int) int {
+	mac, ip := ovsHost(1)
+	f := packet.Flow{SrcMAC: mac, DstMAC: rec.VIP.MAC, Src: netip.AddrPortFrom(ip, sport), Dst: netip.AddrPortFrom(rec.VIP.Address, vipPort)}
+	for i := 1; i <= ports; i++ {
+		b.Forget(fmt.Sprintf("p%d", i))
+	}
+	b.Inject("p1", packet.AppendTCPFrame(nil, f, packet.TCP{Flags: packet.TCPSyn}, nil))
+	for i := 1; i <= ports; i++ {
+		for _, got := range b.Sent(fmt.Sprintf("p%d", i)) {
+			if d, err := packet.Decode(got); err == nil && d.Proto() == packet.ProtoTCP {
+				return i
+			}
+		}
+	}
+	return 0
+}
+
+// TestC08OnOpenVSwitch has a stranger announce the datapath id of a live Open vSwitch.
+func TestC08OnOpenVSwitch(t *testing.T) {
+	b := openVSwitch(t, 3)
+	rec := b.install(b.document(1, 2, 3))
+	since, mods := b.since(ovsDPID), len(b.proxy.Log())
+	for i := range scale(20, 600) {
+		p := b.peer()
+		p.play(hosted(ovsDPID))
+		eventually(t, 5*time.Second, "turned away", p.over)
+		require.Zero(t, p.mods())
+		require.NotZero(t, b.serves(uint16(1000+i), rec, 3))
+	}
+	require.Equal(t, since, b.since(ovsDPID))
+	require.Len(t, b.proxy.Log(), mods, "mods")
+	require.Len(t, b.logs.with("duplicate datapath id"), 1)
+}
+
+// TestC10EchoDuringReadBack reads 20,000 flows back again and again, and asks for
+// echoes meanwhile.
+func TestC10EchoDuringReadBack(t *testing.T) {
+	b := openVSwitch(t, 3)
+	flows := make([]string, scale(20000, 100000))
+	for i := range flows {
+		flows[i] = fmt.Sprintf("table=9,priority=%d,metadata=%d,actions=drop", i%1000, i)
+	}
+	b.AddFlow("s1", flows...)
+	since := b.since(ovsDPID)
+	ctx, cancel := context.WithCancel(t.Context())
+	var reading sync.WaitGroup
+	reads := 0
+	reading.Go(func() {
+		for ctx.Err() == nil {
+			n := 0
+			if b.core.Flows(ctx, ovsDPID, func(ofproto.FlowStats) { n++ }) == nil && n >= len(flows) {
+				reads++
+			}
+		}
+	})
+	var rtts []time.Duration
+	for range scale(60, 600) {
+		rtts = append(rtts, echo(t, b.proxy))
+		time.Sleep(20 * time.Millisecond)
+	}
+	cancel()
+	reading.Wait()
+	slices.Sort(rtts)
+	t.Logf("%d flows read %d times: echo median %v, p99 %v, max %v", len(flows), reads, rtts[len(rtts)/2], rtts[len(rtts)*99/100], rtts[len(rtts)-1])
+	require.NotZero(t, reads)
+	require.Less(t, rtts[len(rtts)*99/100], time.Second)
+	require.Less(t, rtts[len(rtts)-1], 4*time.Second)
+	require.Equal(t, since, b.since(ovsDPID), "disconnected")
+}
+
+// TestS03OnOpenVSwitch replaces the group of a VIP in use.
+func TestS03OnOpenVSwitch(t *testing.T) {
+	random, _ := seeded(t)
+	b := openVSwitch(t, 6)
+	rec := b.install(b.document(1, 2, 3))
+	members := []int{2, 3, 4, 5, 6}
+	n, lost := scale(60, 1000), 0
+	for i := range n {
+		random.Shuffle(5, func(i, j int) { members[i], members[j] = members[j], members[i] })
+		b.put(b.document(1, members[:1+random.IntN(5)]...))
+		if b.serves(uint16(1000+i), rec, 6) == 0 {
+			lost++
+		}
+	}
+	b.ready(ovsDPID)
+	t.Logf("%d replacements: %d of %d packets lost, %d flows cascaded", n, lost, n, b.taps.of("cascaded"))
+	require.Zero(t, lost)
+	require.Zero(t, b.taps.of("cascaded"))
+}
+
+// TestS08OnOpenVSwitch changes an Open vSwitch behind the controller's back.
+func TestS08OnOpenVSwitch(t *testing.T) {
+	b := openVSwitch(t, 4)
+	rec := b.install(b.document(1, 2, 3, 4))
+	require.NotZero(t, b.serves(1000, rec, 4))
+	dump := func() []string { return slices.Sorted(slices.Values(b.DumpFlows("s1"))) }
+	whole := dump()
+	groups := len(b.DumpGroups("s1"))
+	repaired := func() bool { return slices.Equal(whole, dump()) && len(b.DumpGroups("s1")) == groups }
+	for _, c := range [][]string{
+		{"del-flows", b.Target("s1"), "table=2,tcp,nw_dst=" + vipAddr(1).String()},
+		{"del-flows", b.Target("s1")},
+		{"del-groups", b.Target("s1")},
+	} {
+		b.Ofctl(c...)
+		d := took(t, 20*time.Second, "repaired after "+strings.Join(c, " "), repaired)
+		t.Logf("%s: repaired after %v", strings.Join(append(c[:1:1], c[2:]...), " "), d.Round(time.Millisecond))
+		require.LessOrEqual(t, d, 3*time.Second)
+		require.NotZero(t, b.serves(1001, rec, 4))
+	}
+}
+
+// TestS10OnOpenVSwitch holds a half-filled bundle for longer than the 10 s after
+// which Open vSwitch throws it away.
+func TestS10OnOpenVSwitch(t *testing.T) {
+	if !soak {
+		t.Skip("takes 25 s: with the tag soak; TestS10BundleTornApart is the short form")
+	}
+	b := openVSwitch(t, 3)
+	b.proxy.Add(faultproxy.Rule{Name: "hold", Direction: faultproxy.ToSwitch, Types: []ofproto.MessageType{ofproto.TypeExperimenter}, Limit: 1, Skip: 3,
+		Match: func(f *faultproxy.Frame) bool { _, ok := f.Message().(*ofproto.BundleAdd); return ok }, Do: faultproxy.Delay(12 * time.Second)})
+	rec := b.put(b.document(1, 2, 3))
+	d := took(t, 40*time.Second, "converged", func() bool { return b.serves(1000, rec, 3) != 0 })
+	t.Logf("served %v after the change, held for 12 s", d)
+	require.LessOrEqual(t, d, 20*time.Second)
+}
