@@ -35,8 +35,6 @@ const (
 	// UDP listeners of each VIP: their weights need 256 slots, and a slot is a flow.
 	crowdUDP     = 2
 	crowdMembers = 4
-	// Several clients, because Open vSwitch reads a port's queue on the thread that also
-	// answers its controller: where that stalls on a busy machine, a queue holds some 270 packets.
 	crowdClients = 4
 	crowdFlows   = crowdVIPs * crowdUDP * balancer.MaxSlots // at least
 )
@@ -169,55 +167,8 @@ func (k *crowd) traffic(t *testing.T) {
 		t.Cleanup(s.close)
 		k.open = append(k.open, s)
 	}
-	var conns []*net.UDPConn
-	answers := make(chan []byte, 1<<16)
-	var readers sync.WaitGroup
-	for _, h := range k.clients {
-		c, err := h.listenPacket(netip.AddrPortFrom(h.addr, 0).String())
-		require.NoError(t, err)
-		raw, err := c.SyscallConn()
-		require.NoError(t, err)
-		// A busy machine lets the reader wait for longer than the usual buffer lasts.
-		require.NoError(t, raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
-		}))
-		require.NoError(t, err)
-		conns = append(conns, c)
-		readers.Go(func() {
-			for {
-				b := make([]byte, 64)
-				n, _, err := c.ReadFromUDPAddrPort(b)
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				if err == nil {
-					answers <- b[:n]
-				}
-			}
-		})
-	}
-	n := 0
-	k.udp = k.clients[0].stream(
-		func(b []byte) error {
-			n++
-			_, err := conns[n%crowdClients].WriteToUDPAddrPort(b, netip.AddrPortFrom(crowdAddress(n/crowdClients%crowdVIPs), 53))
-			return err
-		},
-		func(b []byte) (int, error) {
-			a, ok := <-answers
-			if !ok {
-				return 0, net.ErrClosed
-			}
-			return copy(b, a), nil
-		},
-		func() {
-			for _, c := range conns {
-				_ = c.Close()
-			}
-			readers.Wait()
-			close(answers)
-		})
-	k.udp.flows(t, 2*crowdVIPs)
+	k.udp = spreadStream(t, k.clients, func(n int) netip.AddrPort { return netip.AddrPortFrom(crowdAddress(n%crowdVIPs), 53) })
+	k.udp.flows(t, crowdVIPs*crowdClients*sourcesEach) // each VIP from each socket
 
 	stop := make(chan struct{})
 	var asking sync.WaitGroup
@@ -247,6 +198,73 @@ func (k *crowd) traffic(t *testing.T) {
 			k.asked.Add(1)
 		}
 	})
+}
+
+// sourcesEach is how many sockets each client of a spread stream sends from.
+const sourcesEach = 4
+
+// spreadStream is a stream of datagrams from several clients, and several sockets of
+// each, in turn. Open vSwitch reads a port's queue on the thread that also answers its
+// controller: where that stalls on a busy machine, a queue holds some 270 packets, so
+// a thousand a second must not all pass one port. to is called with 0, 1, … once for
+// each round of the sockets.
+func spreadStream(t *testing.T, clients []*host, to func(round int) netip.AddrPort) *stream {
+	t.Helper()
+	var conns []*net.UDPConn
+	answers := make(chan []byte, 1<<16)
+	var readers sync.WaitGroup
+	for range sourcesEach {
+		for _, h := range clients {
+			c, err := h.listenPacket(netip.AddrPortFrom(h.addr, 0).String())
+			require.NoError(t, err)
+			patient(t, c)
+			conns = append(conns, c)
+			readers.Go(func() {
+				for {
+					b := make([]byte, 64)
+					n, _, err := c.ReadFromUDPAddrPort(b)
+					if errors.Is(err, net.ErrClosed) {
+						return
+					}
+					if err == nil {
+						answers <- b[:n]
+					}
+				}
+			})
+		}
+	}
+	n := 0
+	return clients[0].stream(
+		func(b []byte) error {
+			_, err := conns[n%len(conns)].WriteToUDPAddrPort(b, to(n/len(conns)))
+			n++
+			return err
+		},
+		func(b []byte) (int, error) {
+			a, ok := <-answers
+			if !ok {
+				return 0, net.ErrClosed
+			}
+			return copy(b, a), nil
+		},
+		func() {
+			for _, c := range conns {
+				_ = c.Close()
+			}
+			readers.Wait()
+			close(answers)
+		})
+}
+
+// patient gives a socket a buffer that lasts while a busy machine lets its reader wait.
+func patient(t testing.TB, c *net.UDPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
+	}))
+	require.NoError(t, err)
 }
 
 // unharmed fails the test when a datagram was lost or a connection broken so far.

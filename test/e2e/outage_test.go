@@ -116,11 +116,12 @@ func TestU06SwitchKilled(t *testing.T) {
 	}
 }
 
-// small is a lab of one switch with two VIPs in it, one UDP and one TCP.
-func small(t *testing.T, hosts int) (l *lab, c *controller, client *host, servers []*host) {
+// small is a lab of one switch with four clients, some servers, and a VIP over these,
+// UDP and TCP.
+func small(t *testing.T, n int) (l *lab, c *controller, clients, servers []*host) {
 	t.Helper()
-	l = singleLab(t, secure, hosts)
-	client, servers = l.hosts[0], l.hosts[1:]
+	l = singleLab(t, secure, 4+n)
+	clients, servers = l.hosts[:4], l.hosts[4:]
 	for _, h := range servers {
 		h.serveHTTP(8080)
 		h.serveEcho(5353)
@@ -132,12 +133,13 @@ func small(t *testing.T, hosts int) (l *lab, c *controller, client *host, server
 		listener("tcp", 80, members(8080, servers...)), listener("udp", 53, members(5353, servers...)),
 	}})
 	c.quiet()
-	return l, c, client, servers
+	return l, c, clients, servers
 }
 
 // TestU07BothRestart restarts switch and controller in every order.
 func TestU07BothRestart(t *testing.T) {
-	l, c, client, _ := small(t, 4)
+	l, c, clients, _ := small(t, 3)
+	client := clients[0]
 	flows, groups := l.ovs.DumpFlows("s1"), l.ovs.DumpGroups("s1")
 	slices.Sort(flows)
 	slices.Sort(groups)
@@ -176,7 +178,8 @@ func TestU07BothRestart(t *testing.T) {
 
 // TestU09ControllerAbsent leaves the switch alone for long; a member fails meanwhile.
 func TestU09ControllerAbsent(t *testing.T) {
-	l, c, client, servers := small(t, 5)
+	l, c, clients, servers := small(t, 4)
+	client := clients[0]
 	client.addAddresses(150, 20)
 	open := openSessions(client, 60)
 	sources := client.sources(500, 7)
@@ -224,7 +227,8 @@ func TestU10Standalone(t *testing.T) {
 	if !soak {
 		t.Skip("Open vSwitch gives up on its controller after 15 s or more")
 	}
-	l, c, client, _ := small(t, 4)
+	l, c, clients, _ := small(t, 3)
+	client := clients[0]
 	l.ovs.Vsctl("set-fail-mode", "s1", "standalone")
 	groups := len(l.ovs.DumpGroups("s1"))
 	require.NoError(t, c.cmd.Process.Signal(syscall.SIGSTOP))
@@ -243,8 +247,8 @@ func TestU10Standalone(t *testing.T) {
 
 // TestU12CrashLoop has the controller die three seconds after each start.
 func TestU12CrashLoop(t *testing.T) {
-	l, c, client, _ := small(t, 4)
-	stream := client.udpStream(service(53))
+	l, c, clients, _ := small(t, 4)
+	stream := spreadStream(t, clients, func(int) netip.AddrPort { return service(53) })
 	stream.flows(t, 200)
 	before := l.tap.mods()
 	for range scale(3, 50) {
@@ -269,8 +273,8 @@ func TestU12CrashLoop(t *testing.T) {
 // TestU16StoreNotReady starts the controller while its store cannot be opened: the
 // switch must not see it before it has read all that is stored.
 func TestU16StoreNotReady(t *testing.T) {
-	l, c, client, _ := small(t, 4)
-	stream := client.udpStream(service(53))
+	l, c, clients, _ := small(t, 4)
+	stream := spreadStream(t, clients, func(int) netip.AddrPort { return service(53) })
 	c.stop()
 	db, err := store.Open(c.data, store.Options{})
 	require.NoError(t, err)

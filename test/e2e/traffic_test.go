@@ -50,6 +50,7 @@ func (h *host) serveEcho(ports ...uint16) {
 		if err != nil {
 			h.t.Fatalf("%s: serve UDP: %v", h.name, err)
 		}
+		patient(h.t, c)
 		h.t.Cleanup(func() { _ = c.Close() })
 		go func() {
 			b := make([]byte, 2048)
