@@ -120,7 +120,8 @@ func start(t *testing.T, o options) *rig {
 		require.NoError(t, <-done)
 		require.NoError(t, db.Close())
 		eventually(t, 5*time.Second, "all goroutines of the controller have ended", func() bool { return goroutines(label) == 0 })
-		eventually(t, 5*time.Second, "all descriptors are closed", func() bool { return descriptors(t) <= files })
+		// The switches close theirs when they have read what was on its way.
+		eventually(t, 30*time.Second, fmt.Sprintf("all descriptors are closed but %d", files), func() bool { return descriptors(t) <= files })
 	})
 	t.Cleanup(func() {
 		r.stop()
