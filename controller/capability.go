@@ -39,6 +39,10 @@ func (l Layers) Names() []string {
 // MaxBuckets is the largest number of buckets of a group that is ever asked for.
 const MaxBuckets = 256
 
+// maxKinds bounds the kinds of switches that are remembered; further ones are probed
+// at each connection.
+const maxKinds = 1024
+
 // pipelineTables is how many tables the unfolded pipeline needs.
 const pipelineTables = 4
 
@@ -129,10 +133,16 @@ func (k *kinds) get(key string) (c Capabilities, ok bool) {
 	return c, ok
 }
 
-func (k *kinds) set(key string, c Capabilities) {
+// set reports whether there was room: descriptions are what switches say, and one
+// could say another each time it connects.
+func (k *kinds) set(key string, c Capabilities) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if _, ok := k.known[key]; !ok && len(k.known) >= maxKinds {
+		return false
+	}
 	k.known[key] = c
+	return true
 }
 
 // learnCapabilities replaces what the switch declared by what is known of its kind,
@@ -154,10 +164,9 @@ func (s *session) learnCapabilities(ctx context.Context, installed *flowtable.In
 	}
 	s.caps = p.caps
 	s.log().Info("switch probed", "hardware", s.desc.Hardware, "software", s.desc.Software, "refused", strings.Join(p.refused, ","), "ignored", strings.Join(p.ignored, ","))
-	if !p.caps.Probed {
+	if !p.caps.Probed || !s.c.kinds.set(key, p.caps) {
 		return nil
 	}
-	s.c.kinds.set(key, p.caps)
 	s.c.saver.put([]save{{"capabilities/" + key, func(ctx context.Context) error { return s.c.Store.SetCapabilities(ctx, key, p.caps) }}})
 	return nil
 }
