@@ -75,6 +75,10 @@ func start(t *testing.T, o options) *rig {
 	if o.keep == nil {
 		o.keep = &keep{dir: t.TempDir()}
 	}
+	// The runtime's own descriptors for the network are there from the first listener on.
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, first.Close())
 	files := descriptors(t)
 	db, err := store.Open(o.keep.dir, store.Options{})
 	require.NoError(t, err)
