@@ -159,7 +159,7 @@ func TestC03MessagesBeforeHello(t *testing.T) {
 				p.raw(b)
 				eventually(t, 11*time.Second, "closed", p.over)
 				require.False(t, r.connected(7))
-				require.Zero(t, r.graph.Version())
+				require.Zero(t, len(r.snapshot().Switches()))
 			})
 		})
 	}
@@ -438,53 +438,30 @@ func portsOf(sw *simswitch.Switch) map[ofproto.Port]bool {
 }
 
 // TestC15SwitchThatStopsReading has mods due to all switches while one of them
-// does not read: the others get theirs as fast as without it.
+// does not read: the others get theirs as fast as without it. A pipe has no
+// buffer: it is a window of zero.
 func TestC15SwitchThatStopsReading(t *testing.T) {
-	const switches = 4
-	flows := scale(3000, 10000)
-	run := func(mute bool) (others time.Duration) {
-		b := &bulk{}
-		r := start(t, options{tcp: true, apps: []controller.App{b}, only: true})
-		for i := range switches {
-			r.AddSwitch(simswitch.Options{DPID: ofproto.DPID(i + 1)})
-			r.connect(ofproto.DPID(i + 1))
+	bubble(t, func(t *testing.T) {
+		const switches = 4
+		flows := scale(3000, 10000)
+		r := start(t, options{apps: []controller.App{&bulk{}}, only: true})
+		stuck := r.scripted(hosted(99))
+		for d := ofproto.DPID(1); d <= switches; d++ {
+			r.add(simswitch.Options{DPID: d})
 		}
-		// The last is real TCP whose window closes: a peer that stops reading.
-		stuck := r.peer()
-		stuck.play(hosted(99))
-		eventually(t, 10*time.Second, "connected", func() bool { return r.connected(99) })
-		for i := range switches {
-			r.ready(ofproto.DPID(i + 1))
-		}
-		if mute {
-			stuck.deafen()
-		}
-		before := heap()
+		r.ready(1, 2, 3, 4)
+		stuck.deafen()
 		begin := time.Now()
 		require.NoError(t, r.core.Post(r.ctx, want(flows)))
-		for i := range switches {
-			r.ready(ofproto.DPID(i + 1))
-			require.GreaterOrEqual(t, len(r.Switch(ofproto.DPID(i+1)).Flows()), flows)
+		r.ready(1, 2, 3, 4)
+		others := time.Since(begin)
+		for d := ofproto.DPID(1); d <= switches; d++ {
+			require.GreaterOrEqual(t, len(r.Switch(d).Flows()), flows)
 		}
-		others = time.Since(begin)
-		if mute {
-			require.LessOrEqual(t, heap()-before, int64(flows*switches*2000+8<<20))
-			eventually(t, 25*time.Second, "the mute switch is given up", func() bool { return !r.connected(99) })
-			t.Logf("the mute one was given up after %v", time.Since(begin).Round(time.Millisecond))
-		}
-		r.stop()
-		return others
-	}
-	var without, with time.Duration
-	for range 2 { // the better of two: other tests share the machine
-		w := run(false)
-		if without == 0 || w < without {
-			without = w
-		}
-	}
-	with = run(true)
-	t.Logf("%d flows to %d switches: %v; beside a mute one: %v", flows, switches, without.Round(time.Millisecond), with.Round(time.Millisecond))
-	require.Less(t, with, without*2+500*time.Millisecond)
+		mute := took(t, 25*time.Second, "the mute switch is given up", func() bool { return !r.connected(99) })
+		t.Logf("%d flows to %d switches beside a mute one: after %v of waiting; the mute one was given up after %v", flows, switches, others, mute)
+		require.LessOrEqual(t, others, 100*time.Millisecond)
+	})
 }
 
 // TestC16BarrierReplies loses, diverts, delays and repeats what acknowledges mods.

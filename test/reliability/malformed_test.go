@@ -350,9 +350,9 @@ func hostile(t *testing.T, only string) {
 		r.settle()
 		r.learn()
 		rec := r.install(r.vip(1, "h2", "h3"))
-		links := func() int { return len(r.graph.Snapshot().Links()) }
+		links := func() int { return len(r.snapshot().Links()) }
 		require.Equal(t, 1, links())
-		since, mods, hosts := r.since(1), r.mods(), len(r.graph.Snapshot().Hosts())
+		since, mods, hosts := r.since(1), r.mods(), len(r.snapshot().Hosts())
 		for round := range scale(20, 500) {
 			for name, f := range hostileFrames(random) {
 				if !strings.HasPrefix(name, only) || only == "" && strings.HasPrefix(name, "lldp") {
@@ -377,7 +377,7 @@ func hostile(t *testing.T, only string) {
 		require.Equal(t, 1, links())
 		require.NotEmpty(t, r.serves("h1", 7, rec))
 		if only != "" {
-			require.Len(t, r.graph.Snapshot().Hosts(), hosts)
+			require.Len(t, r.snapshot().Hosts(), hosts)
 			require.Equal(t, mods, r.mods(), "flow mods")
 		}
 		require.Empty(t, r.logs.with("panic"))
@@ -403,7 +403,7 @@ func TestP07PortStatus(t *testing.T) {
 		require.NotContains(t, sw.Ports, ofproto.PortAny)
 		require.NotContains(t, sw.Ports, ofproto.Port(50), "an unknown reason adds no port")
 		// 10,000 a second, of 1,000 ports, and then of a million.
-		version := w.graph.Version()
+		version := w.snapshot().Version()
 		seconds := scale(3, 60)
 		for i := range seconds * 100 {
 			var b []byte
@@ -415,7 +415,7 @@ func TestP07PortStatus(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		p.lives()
-		t.Logf("%d port events; %d versions of the topology", seconds*10000, w.graph.Version()-version)
+		t.Logf("%d port events; %d versions of the topology", seconds*10000, w.snapshot().Version()-version)
 		for i := range 200 {
 			var b []byte
 			for j := range 100 {
@@ -438,10 +438,11 @@ func TestP08Errors(t *testing.T) {
 		random, _ := seeded(t)
 		w := beside(t)
 		o := hosted(7)
+		answers := rand.New(rand.NewPCG(random.Uint64(), 0)) // of the goroutine that answers
 		o.override = func(f frame, m ofproto.Message) ([][]byte, bool) {
 			switch m.(type) {
 			case *ofproto.FlowMod, *ofproto.GroupMod, *ofproto.PacketOut:
-				return refusal(f, ofproto.ErrorType(random.IntN(20)), uint16(random.IntN(20))), true
+				return refusal(f, ofproto.ErrorType(answers.IntN(20)), uint16(answers.IntN(20))), true
 			}
 			return nil, false
 		}

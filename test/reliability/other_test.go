@@ -141,7 +141,7 @@ func TestU17RestartIsNoTopologyEvent(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := ring(t, options{})
 		time.Sleep(10 * time.Second)
-		require.Len(t, r.graph.Snapshot().Links(), 4)
+		require.Len(t, r.snapshot().Links(), 4)
 		mods := r.mods()
 		for range scale(3, 20) {
 			r = r.restart(options{})
@@ -152,7 +152,7 @@ func TestU17RestartIsNoTopologyEvent(t *testing.T) {
 			for n := range notices {
 				require.NotEqual(t, "link", n.Kind, "%v", n.Data)
 			}
-			require.Len(t, r.graph.Snapshot().Links(), 4)
+			require.Len(t, r.snapshot().Links(), 4)
 			require.Equal(t, mods, r.mods())
 		}
 	})
@@ -311,7 +311,7 @@ func TestZ02ManyAddresses(t *testing.T) {
 			}
 		}
 		time.Sleep(5 * time.Second)
-		hosts := len(r.graph.Snapshot().Hosts())
+		hosts := len(r.snapshot().Hosts())
 		t.Logf("%d addresses: %d hosts kept", n, hosts)
 		require.LessOrEqual(t, hosts, 65536)
 		for range 5 {

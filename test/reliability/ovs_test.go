@@ -53,7 +53,7 @@ func openVSwitch(t *testing.T, ports int) *bridge {
 		mac, ip := ovsHost(i)
 		b.Inject(fmt.Sprintf("p%d", i), packet.AppendARPRequest(nil, mac, ip, ip))
 	}
-	b.OVS.Eventually("all hosts are known", func() bool { return len(r.graph.Snapshot().Hosts()) >= ports })
+	b.OVS.Eventually("all hosts are known", func() bool { return len(r.snapshot().Hosts()) >= ports })
 	b.ready(ovsDPID)
 	return b
 }

@@ -204,10 +204,12 @@ func heap() int64 {
 // eventually polls a condition; in a bubble that takes no time.
 func eventually(t *testing.T, within time.Duration, what string, condition func() bool) {
 	t.Helper()
-	for end := time.Now().Add(within); !condition(); time.Sleep(2 * time.Millisecond) {
+	wait := 2 * time.Millisecond
+	for end := time.Now().Add(within); !condition(); time.Sleep(wait) {
 		if time.Now().After(end) {
 			require.Fail(t, fmt.Sprintf("not within %v: %s", within, what))
 		}
+		wait = min(wait*21/20, 200*time.Millisecond)
 	}
 }
 
@@ -298,6 +300,13 @@ func (r *rig) known(dpid ofproto.DPID) (sw controller.Switch, ok bool) {
 		}
 	}))
 	return sw, ok
+}
+
+// snapshot returns the network as the controller knows it.
+func (r *rig) snapshot() (s *topology.Snapshot) {
+	r.t.Helper()
+	require.NoError(r.t, r.core.Do(r.ctx, func(c *controller.Context) { s = c.Graph.Snapshot() }))
+	return s
 }
 
 func (r *rig) connected(dpid ofproto.DPID) bool { _, ok := r.known(dpid); return ok }
