@@ -118,6 +118,7 @@ type Controller struct {
 	away      map[ofproto.DPID]*Switch // were connected since the start
 	goneAt    map[ofproto.DPID]time.Time
 	seq       uint64 // of assigned parts
+	unflushed []*session
 	reroute   bool
 	rerouted  bool      // in this turn of the loop
 	rerouteAt time.Time // not before
@@ -729,10 +730,17 @@ func (c *Controller) flush() {
 		}
 	}
 	for _, p := range x.packetOuts {
-		if sw := x.switches[p.dpid]; sw != nil {
-			sw.session.conn.TrySend(0, p.msg)
+		if sw := x.switches[p.dpid]; sw != nil && sw.session.conn.TryQueue(0, p.msg) && !sw.session.unflushed {
+			sw.session.unflushed = true
+			c.unflushed = append(c.unflushed, sw.session)
 		}
 	}
+	for _, s := range c.unflushed {
+		s.unflushed = false
+		s.conn.Flush()
+	}
+	clear(c.unflushed)
+	c.unflushed = c.unflushed[:0]
 	clear(x.packetOuts)
 	x.packetOuts = x.packetOuts[:0]
 	if len(x.notices) > 0 {

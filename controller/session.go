@@ -80,8 +80,10 @@ type session struct {
 	laterTerm uint64
 	empty     bool // held nothing of ours when it was read back first
 
-	table    *flowtable.Table // owned by the worker
-	refusals int              // bundles refused in a row; the worker's
+	table *flowtable.Table // owned by the worker
+
+	unflushed bool // packet-outs are queued; owned by the core
+	refusals  int  // bundles refused in a row; the worker's
 
 	mu        sync.Mutex
 	packetIns []PacketIn

@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -106,8 +107,9 @@ type ConnStats struct {
 // writes; both have ended when it returns. All other methods are safe for
 // concurrent use.
 type Conn struct {
-	nc net.Conn
-	o  ConnOptions
+	nc  net.Conn
+	raw syscall.RawConn // of nc, nil where it has none
+	o   ConnOptions
 
 	sendXID atomic.Uint32
 
@@ -118,6 +120,9 @@ type Conn struct {
 	queued  int           // bytes of out and of what the writer holds
 	space   chan struct{} // closed and replaced when queued falls; nil when nobody waits
 	idle    bool          // the writer waits
+	inline  bool          // a Flush writes, and the writer must not
+	partial []byte        // the end of what a Flush could not write, before all others
+	spare   []byte        // buffer of the last Flush
 	running bool
 	drainBy time.Time // set by Close: write what is queued until then
 	aborted bool      // the net.Conn is closed
@@ -186,6 +191,9 @@ func NewConn(c net.Conn, o ConnOptions) *Conn {
 	}
 	conn := &Conn{nc: c, o: o, done: make(chan struct{}), waiters: make(map[uint32]*waiter)}
 	conn.work.L = &conn.mu
+	if sc, ok := c.(syscall.Conn); ok {
+		conn.raw, _ = sc.SyscallConn() // without it the writer writes
+	}
 	// Each connection counts from elsewhere: what was said in an earlier one, and
 	// comes again in this, is no answer here.
 	conn.sendXID.Store(rand.Uint32())
@@ -345,13 +353,64 @@ func (c *Conn) Send(m Message) (xid uint32, err error) {
 // Handler; all those of messages sent before a barrier come before the Request of
 // that barrier returns.
 func (c *Conn) SendXID(xid uint32, m Message) error {
-	return c.enqueue(context.Background(), xid, m)
+	return c.enqueue(context.Background(), xid, m, true)
 }
 
 // TrySend is SendXID for what may be lost: it never waits, and reports whether
 // there was room.
 func (c *Conn) TrySend(xid uint32, m Message) bool {
-	return c.enqueue(expired, xid, m) == nil
+	return c.enqueue(expired, xid, m, true) == nil
+}
+
+// TryQueue is TrySend for messages that come many at once: they need not leave before
+// the next Flush.
+func (c *Conn) TryQueue(xid uint32, m Message) bool {
+	return c.enqueue(expired, xid, m, false) == nil
+}
+
+// Flush sends what was queued with TryQueue. It never waits: it writes at once as much
+// as the socket takes, which saves waking the writer, and leaves the rest to that.
+func (c *Conn) Flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.out) == 0 {
+		return
+	}
+	if !c.idle || c.raw == nil || len(c.out) > writeChunk || len(c.urgent) > 0 || c.err != nil {
+		c.wake()
+		return
+	}
+	b := c.out
+	c.out, c.spare = reuse(c.spare), nil
+	c.idle, c.inline = false, true
+	c.mu.Unlock()
+	n := 0
+	// Control and not Write: no deadline is set, and there is none to heed. An error is
+	// left to the writer, which meets it too.
+	_ = c.raw.Control(func(fd uintptr) { n, _ = syscall.Write(int(fd), b) })
+	n = max(n, 0)
+	c.writes.Add(1)
+	c.bytesSent.Add(uint64(n))
+	c.mu.Lock()
+	c.idle, c.inline = true, false
+	if n == len(b) {
+		c.spare = b
+	} else {
+		c.partial = b[n:]
+	}
+	c.written(n)
+	if len(c.partial) > 0 || len(c.out) > 0 || len(c.urgent) > 0 || !c.drainBy.IsZero() || c.aborted {
+		c.wake()
+	}
+}
+
+// written takes bytes off the queue. The caller holds mu.
+func (c *Conn) written(n int) {
+	c.queued -= n
+	if c.space != nil {
+		close(c.space)
+		c.space = nil
+	}
 }
 
 // expired is a context that has ended, for a send that does not wait.
@@ -361,7 +420,7 @@ var expired = func() context.Context {
 	return ctx
 }()
 
-func (c *Conn) enqueue(ctx context.Context, xid uint32, m Message) error {
+func (c *Conn) enqueue(ctx context.Context, xid uint32, m Message, now bool) error {
 	var timeout <-chan time.Time
 	for {
 		c.mu.Lock()
@@ -380,7 +439,9 @@ func (c *Conn) enqueue(ctx context.Context, xid uint32, m Message) error {
 		if c.queued == 0 || c.queued+n <= c.o.MaxQueue {
 			c.queued += n
 			c.sent[typeIndex(m.MessageType())]++
-			c.wake()
+			if now {
+				c.wake()
+			}
 			c.mu.Unlock()
 			return nil
 		}
@@ -436,8 +497,8 @@ func (c *Conn) write() {
 	rest := taken            // of taken, not yet written
 	for {
 		c.mu.Lock()
-		for len(rest) == 0 && len(c.out) == 0 && len(c.urgent) == 0 && c.drainBy.IsZero() && !c.aborted {
-			c.idle = true
+		for c.inline || len(rest) == 0 && len(c.partial) == 0 && len(c.out) == 0 && len(c.urgent) == 0 && c.drainBy.IsZero() && !c.aborted {
+			c.idle = !c.inline
 			c.work.Wait()
 		}
 		c.idle = false
@@ -450,7 +511,9 @@ func (c *Conn) write() {
 			rest = taken
 		}
 		urgent, c.urgent = c.urgent, reuse(urgent)
-		if len(rest) == 0 && len(urgent) == 0 { // Close was called and all is written
+		begun := c.partial
+		c.partial = nil
+		if len(rest) == 0 && len(urgent) == 0 && len(begun) == 0 { // Close was called and all is written
 			c.mu.Unlock()
 			c.abort(net.ErrClosed)
 			return
@@ -465,7 +528,7 @@ func (c *Conn) write() {
 
 		chunk := rest[:wholeFrames(rest, writeChunk)]
 		rest = rest[len(chunk):]
-		if err := c.writeAll(urgent, chunk); err != nil {
+		if err := c.writeAll(begun, urgent, chunk); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				err = ErrSlow
 			}
@@ -473,17 +536,13 @@ func (c *Conn) write() {
 			return
 		}
 		c.mu.Lock()
-		c.queued -= len(chunk)
-		if c.space != nil {
-			close(c.space)
-			c.space = nil
-		}
+		c.written(len(begun) + len(chunk))
 		c.mu.Unlock()
 	}
 }
 
-func (c *Conn) writeAll(urgent, chunk []byte) error {
-	for _, b := range [2][]byte{urgent, chunk} {
+func (c *Conn) writeAll(buffers ...[]byte) error {
+	for _, b := range buffers {
 		if len(b) == 0 {
 			continue
 		}
@@ -800,7 +859,7 @@ func (c *Conn) roundTrip(ctx context.Context, m Message, w *waiter) error {
 	c.waiters[xid] = w
 	c.mu.Unlock()
 
-	err := c.enqueue(ctx, xid, m)
+	err := c.enqueue(ctx, xid, m, true)
 	if err == nil {
 		select {
 		case <-w.done:

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -778,6 +779,62 @@ func TestConnBatches(t *testing.T) {
 		require.Equal(t, uint64(8000), s.BytesSent)
 		require.Zero(t, s.Queued)
 	})
+}
+
+// What is flushed leaves whole and in order beside what the writer sends, also when
+// the socket takes only a part of it at once.
+func TestConnFlush(t *testing.T) {
+	a, b := loopback(t)
+	require.NoError(t, a.(*net.TCPConn).SetWriteBuffer(4<<10))
+	require.NoError(t, b.(*net.TCPConn).SetReadBuffer(4<<10))
+	e := run(t, a, b, ConnOptions{MaxQueue: 1 << 30})
+	const messages, echoes = 5_000, 100
+	go func() {
+		for i := range uint32(messages) {
+			m := &RawMessage{Type: TypePacketOut, Body: bytes.Repeat([]byte{byte(i)}, 16+int(i*37%1500))}
+			if i%7 == 0 {
+				e.TrySend(i, m)
+			} else {
+				e.TryQueue(i, m)
+			}
+			if i%3 == 0 || i == messages-1 {
+				e.Flush()
+			}
+			if i%500 == 0 {
+				runtime.Gosched()
+			}
+		}
+	}()
+	go func() {
+		for i := range uint32(echoes) {
+			if _, err := b.Write(Append(nil, i, &EchoRequest{})); err != nil {
+				return
+			}
+		}
+	}()
+	next, answered := uint32(0), 0
+	for next < messages || answered < echoes {
+		h, body, err := readFrame(b)
+		require.NoError(t, err)
+		if h.Type == TypeEchoReply {
+			answered++
+			continue
+		}
+		require.Equal(t, next, h.XID)
+		require.Equal(t, bytes.Repeat([]byte{byte(next)}, 16+int(next*37%1500)), body)
+		next++
+	}
+	require.Eventually(t, func() bool { return e.Stats().Queued == 0 }, time.Minute, time.Millisecond)
+
+	// Without a socket of its own, the writer is woken.
+	p := dial(t, ConnOptions{})
+	require.True(t, p.TryQueue(7, &BarrierRequest{}))
+	p.Flush()
+	h, _ := p.peer.next()
+	require.Equal(t, uint32(7), h.XID)
+	p.Close()
+	require.False(t, p.TryQueue(8, &BarrierRequest{}))
+	p.Flush()
 }
 
 // The queue is bounded: senders wait for room and, in the end, give up; a peer that
