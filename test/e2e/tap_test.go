@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/hex"
 	"io"
@@ -106,19 +107,31 @@ func (p *tap) forget(c net.Conn) {
 	p.mu.Unlock()
 }
 
-// copy passes messages on one by one.
+// copy passes messages on, those that came together in one piece: a write for each
+// would be what the switch waits for.
 func (p *tap) copy(dst io.Writer, src io.Reader, counts map[byte]int) {
 	const bundleAdd = 2301 // ONF extension 230
+	in, out := bufio.NewReaderSize(src, 1<<18), bufio.NewWriterSize(dst, 1<<18)
 	b := make([]byte, 1<<16)
+	// fill reads on, after passing on what is here when it would have to wait.
+	fill := func(b []byte) error {
+		if in.Buffered() < len(b) {
+			if err := out.Flush(); err != nil {
+				return err
+			}
+		}
+		_, err := io.ReadFull(in, b)
+		return err
+	}
 	for {
-		if _, err := io.ReadFull(src, b[:8]); err != nil {
+		if err := fill(b[:8]); err != nil {
 			return
 		}
 		n := int(binary.BigEndian.Uint16(b[2:]))
 		if n < 8 {
 			return
 		}
-		if _, err := io.ReadFull(src, b[8:n]); err != nil {
+		if err := fill(b[8:n]); err != nil {
 			return
 		}
 		message := b[:n]
@@ -132,7 +145,7 @@ func (p *tap) copy(dst io.Writer, src io.Reader, counts map[byte]int) {
 			p.recent = append(p.recent[max(0, len(p.recent)-999):], slices.Clone(message))
 		}
 		p.mu.Unlock()
-		if _, err := dst.Write(b[:n]); err != nil {
+		if _, err := out.Write(b[:n]); err != nil {
 			return
 		}
 	}
