@@ -785,11 +785,12 @@ func TestConnBatches(t *testing.T) {
 // the socket takes only a part of it at once.
 func TestConnFlush(t *testing.T) {
 	a, b := loopback(t)
-	require.NoError(t, a.(*net.TCPConn).SetWriteBuffer(4<<10))
-	require.NoError(t, b.(*net.TCPConn).SetReadBuffer(4<<10))
+	require.NoError(t, a.(*net.TCPConn).SetWriteBuffer(16<<10))
 	e := run(t, a, b, ConnOptions{MaxQueue: 1 << 30})
+	queued := make(chan struct{})
 	const messages, echoes = 5_000, 100
 	go func() {
+		defer close(queued)
 		for i := range uint32(messages) {
 			m := &RawMessage{Type: TypePacketOut, Body: bytes.Repeat([]byte{byte(i)}, 16+int(i*37%1500))}
 			if i%7 == 0 {
@@ -812,6 +813,7 @@ func TestConnFlush(t *testing.T) {
 			}
 		}
 	}()
+	<-queued // more than the sockets hold
 	next, answered := uint32(0), 0
 	for next < messages || answered < echoes {
 		h, body, err := readFrame(b)
