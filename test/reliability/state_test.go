@@ -140,13 +140,13 @@ func TestS03GroupReplacedUnderTraffic(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				random, _ := seeded(t)
 				r, c := tapped(t, 6, simswitch.Options{NoBundles: !bundles}, faultproxy.Options{})
-				rec := r.install(r.vip(1, "h2", "h3"))
+				r.install(r.vip(1, "h2", "h3"))
 				lost := 0
 				n := scale(150, 1000)
 				for range n {
 					members := []string{"h2", "h3", "h4", "h5", "h6"}
 					random.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
-					rec = r.put(r.vip(1, members[:1+random.IntN(5)]...))
+					rec := r.put(r.vip(1, members[:1+random.IntN(5)]...))
 					for range 3 { // while it is being written, and after
 						if r.serves("h1", uint16(random.IntN(60000)), rec) == "" {
 							lost++
