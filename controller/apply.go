@@ -455,7 +455,7 @@ func (s *session) applyPhase(ctx context.Context, mods []flowtable.Mod, failed m
 			s.table.Failed(&m)
 		}
 	}
-	errs, err := s.send(ctx, send, func(xid uint32, m *flowtable.Mod) ofproto.Message { return m.Message })
+	errs, err := s.send(ctx, send, func(xid uint32, m *flowtable.Mod) ofproto.Message { return m.Message }, nil)
 	if err != nil {
 		return err
 	}
@@ -529,11 +529,11 @@ func (s *session) applyBundle(ctx context.Context, mods []flowtable.Mod, failed 
 	return nil
 }
 
-// send sends messages back to back under xids of their own, then runs the finish
-// steps (a commit), then a barrier, and returns the errors that the switch sent for
-// them, by index. When errors came in before a finish step, the step is left out
-// and a barrier separates the two: what is refused is never committed.
-func (s *session) send(ctx context.Context, mods []flowtable.Mod, wrap func(uint32, *flowtable.Mod) ofproto.Message, finish ...func() error) (map[int]*ofproto.Error, error) {
+// send sends messages back to back under xids of their own and a barrier, and returns
+// the errors that the switch sent for them, by index. Where there were none commit
+// follows, unless it is nil: what is refused is never committed. Its error is returned
+// with the errors that came of it.
+func (s *session) send(ctx context.Context, mods []flowtable.Mod, wrap func(uint32, *flowtable.Mod) ofproto.Message, commit func() error) (map[int]*ofproto.Error, error) {
 	sent := make(map[uint32]int, len(mods))
 	s.mu.Lock()
 	s.sent, s.errs = sent, map[int]*ofproto.Error{}
@@ -552,22 +552,20 @@ func (s *session) send(ctx context.Context, mods []flowtable.Mod, wrap func(uint
 			return nil, err
 		}
 	}
-	var finishErr error
-	for _, f := range finish {
-		if err := s.barrier(ctx); err != nil {
-			return nil, err
-		}
-		if len(s.errors()) > 0 {
-			break
-		}
-		if finishErr = f(); finishErr != nil {
-			break
-		}
+	if err := s.barrier(ctx); err != nil {
+		return nil, err
+	}
+	if errs := s.errors(); commit == nil || len(errs) > 0 {
+		return errs, nil
+	}
+	err := commit()
+	if err == nil {
+		return nil, nil
 	}
 	if err := s.barrier(ctx); err != nil {
 		return nil, err
 	}
-	return s.errors(), finishErr
+	return s.errors(), err
 }
 
 func (s *session) errors() map[int]*ofproto.Error {

@@ -1,0 +1,244 @@
+package controller
+
+import (
+	"context"
+	"maps"
+	"runtime/debug"
+	"time"
+
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// loop is the core loop.
+func (c *Controller) loop(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case f := <-c.cmds:
+			c.now()
+			c.contain(f)
+		case <-c.inbox.signal:
+			c.now()
+			if s := c.inbox.take(); s != nil {
+				c.contain(func() { c.drain(s) })
+			}
+		case <-timer.C:
+			c.now()
+			c.contain(c.timers)
+		}
+		c.contain(c.flush)
+		timer.Reset(c.nextTimer())
+	}
+}
+
+// contain keeps a panic in what the core does for one event from ending the process:
+// what the switches hold goes on, and the next event or audit finds what was missed.
+func (c *Controller) contain(f func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.admission.panicked()
+			c.log.Error("core panicked", "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	f()
+}
+
+func (c *Controller) now() { c.ctx.Now = time.Now() }
+
+// drain takes what a session has received, a turn's worth.
+func (c *Controller) drain(s *session) {
+	s.mu.Lock()
+	ports := s.portEvs
+	s.portEvs = nil
+	n := min(len(s.packetIns), packetInTurn)
+	packets := s.packetIns[:n:n]
+	if s.packetIns = s.packetIns[n:]; len(s.packetIns) == 0 {
+		s.packetIns = nil
+	}
+	s.queued = len(s.packetIns) > 0
+	again := s.queued
+	received, dropped := s.received, s.dropped
+	s.mu.Unlock()
+	if again {
+		c.inbox.put(s)
+	}
+	x := c.ctx
+	sw := x.switches[s.dpid]
+	if sw == nil || sw.session != s {
+		return
+	}
+	sw.PacketIns, sw.PacketInsDropped = received, dropped
+	for _, p := range ports {
+		c.portStatus(sw, p)
+	}
+	for _, p := range packets {
+		p.DPID = s.dpid
+		x.Emit(p)
+		c.dispatch()
+	}
+}
+
+func (c *Controller) portStatus(sw *Switch, p ofproto.PortStatus) {
+	x := c.ctx
+	removed := p.Reason == ofproto.PortReasonDelete
+	if _, known := sw.Ports[p.Desc.Port]; !known && (removed || len(sw.Ports) >= maxPorts) {
+		return
+	}
+	state := portState(p.Desc)
+	if removed {
+		delete(sw.Ports, p.Desc.Port)
+		c.emitTopology(x.Graph.RemovePort(topology.Place{DPID: topology.DPID(sw.DPID), Port: state.Port}, x.Now))
+	} else {
+		sw.Ports[p.Desc.Port] = p.Desc
+		c.emitTopology(x.Graph.SetPort(topology.DPID(sw.DPID), state, x.Now))
+	}
+	x.Emit(PortChanged{DPID: sw.DPID, Desc: p.Desc, Removed: removed})
+	x.Notify("switch", map[string]any{"dpid": sw.DPID.String(), "port": uint32(p.Desc.Port), "up": !removed && p.Desc.Up()})
+}
+
+// emitTopology hands topology events to the apps.
+func (c *Controller) emitTopology(events []topology.Event) {
+	for _, e := range events {
+		c.ctx.Emit(e)
+	}
+}
+
+// flush brings the effects of what was just handled to where they belong.
+func (c *Controller) flush() {
+	c.dispatch()
+	x := c.ctx
+	if len(x.dirty) > 0 {
+		assign := map[*Switch]map[flowtable.PartKey]Source{}
+		for k := range x.dirty {
+			sw := x.switches[k.dpid]
+			if sw == nil {
+				continue
+			}
+			parts := assign[sw]
+			if parts == nil {
+				parts = map[flowtable.PartKey]Source{}
+				assign[sw] = parts
+			}
+			for _, app := range c.Apps {
+				if app.ID() == k.part.App {
+					c.call(app, func(x *Context) { parts[k.part] = app.Compile(x, sw, k.part.Name) })
+				}
+			}
+		}
+		x.dirty = map[dirtyKey]struct{}{} // a large one that is cleared stays large
+		for sw, parts := range assign {
+			c.assign(sw, parts, false)
+		}
+	}
+	for _, p := range x.packetOuts {
+		if sw := x.switches[p.dpid]; sw != nil && sw.session.conn.TryQueue(0, p.msg) && !sw.session.unflushed {
+			sw.session.unflushed = true
+			c.unflushed = append(c.unflushed, sw.session)
+		}
+	}
+	for _, s := range c.unflushed {
+		s.unflushed = false
+		s.conn.Flush()
+	}
+	clear(c.unflushed)
+	c.unflushed = c.unflushed[:0]
+	clear(x.packetOuts)
+	x.packetOuts = x.packetOuts[:0]
+	if len(x.notices) > 0 {
+		c.notices.publish(x.Now, x.notices)
+		x.notices = nil
+	}
+	if len(x.saves) > 0 {
+		c.saver.put(x.saves)
+		x.saves = nil
+	}
+	if c.rerouted {
+		c.rerouted = false
+		c.rerouteAt = x.Now.Add(min(max(rerouteRest*time.Since(x.Now), rerouteEvery), rerouteMost))
+	}
+}
+
+// dispatch hands every emitted event to every app, and those that they emit.
+func (c *Controller) dispatch() {
+	x := c.ctx
+	for len(x.events) > 0 {
+		e := x.events[0]
+		x.events = x.events[1:]
+		switch e := e.(type) {
+		case topology.LinkUp, topology.LinkDown:
+			c.reroute = true
+		case StageChanged:
+			defer func() {
+				if sw := x.switches[e.DPID]; sw != nil {
+					c.assign(sw, c.compileAll(sw), false)
+				}
+			}()
+		}
+		for _, app := range c.Apps {
+			c.call(app, func(x *Context) { app.Handle(x, e) })
+		}
+	}
+	x.events = nil
+	if c.reroute && !x.Now.Before(c.rerouteAt) {
+		c.reroute = false
+		x.Emit(Rerouted{})
+		c.dispatch()
+		c.rerouted = true
+	}
+}
+
+// call runs an app and contains its panics: a bug that one packet brings out must
+// not take the network's controller down.
+func (c *Controller) call(app App, f func(*Context)) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.admission.panicked()
+			c.log.Error("app panicked", "app", AppNames[app.ID()], "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	c.ctx.app = app
+	f(c.ctx)
+}
+
+// timers handles what is due.
+func (c *Controller) timers() {
+	x := c.ctx
+	for dpid, at := range c.goneAt {
+		if !at.After(x.Now) {
+			delete(c.goneAt, dpid)
+			c.emitTopology(x.Graph.RemoveSwitch(topology.DPID(dpid), x.Now))
+		}
+	}
+	for _, app := range c.Apps {
+		if at, ok := x.wake[app.ID()]; ok && !at.After(x.Now) {
+			delete(x.wake, app.ID())
+			c.call(app, func(x *Context) { app.Handle(x, Woken{}) })
+		}
+	}
+}
+
+func (c *Controller) nextTimer() time.Duration {
+	next := c.ctx.Now.Add(time.Hour)
+	for at := range maps.Values(c.goneAt) {
+		next = earlier(next, at)
+	}
+	for at := range maps.Values(c.ctx.wake) {
+		next = earlier(next, at)
+	}
+	if c.reroute {
+		next = earlier(next, c.rerouteAt)
+	}
+	return max(time.Until(next), 0)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
