@@ -109,6 +109,9 @@ func portState(p ofproto.PortDesc) topology.PortState {
 	return topology.PortState{Port: topology.Port(p.Port), Name: p.Name, Up: p.Up() && (p.Port < ofproto.PortMax || p.Port == ofproto.PortLocal), MAC: topology.MAC(p.HWAddr)}
 }
 
+// unknownPart stands for the parts of an app that cannot say which it has.
+const unknownPart = "?"
+
 // compileAll captures every part that the apps desire on a switch.
 func (c *Controller) compileAll(sw *Switch) map[flowtable.PartKey]Source {
 	parts := map[flowtable.PartKey]Source{{App: AppStore, Name: markPart}: markSource(c.Cluster)}

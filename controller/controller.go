@@ -320,9 +320,6 @@ func (c *Controller) session(ctx context.Context, dpid ofproto.DPID) (s *session
 	return s, err
 }
 
-// unknownPart stands for the parts of an app that cannot say which it has.
-const unknownPart = "?"
-
 // Known calls f on the core loop with every switch that is connected, was connected
 // since the start, or has a stage stored. f must keep nothing of it.
 func (c *Controller) Known(ctx context.Context, f func(*Context, *Switch)) error {
