@@ -177,7 +177,8 @@ func (c *Controller) admitted(ctx context.Context, e *entry) (attached bool, err
 	}
 	s.logs.Store(c.log.With("peer", nc.RemoteAddr().String()))
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		s.peer = a.AddrPort()
+		peer := a.AddrPort()
+		s.peer = netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
 	}
 	s.conn = ofproto.NewConn(nc, ofproto.ConnOptions{
 		ReadTimeout:       20 * time.Second,
