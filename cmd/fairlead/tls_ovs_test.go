@@ -23,7 +23,7 @@ func newPKI(t *testing.T) *pki {
 	t.Helper()
 	for _, tool := range []string{"ovs-pki", "openssl"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is missing: apt-get install -y openvswitch-common openssl", tool)
+			t.Fatalf("%s is missing: apt-get install -y openvswitch-common openssl", tool)
 		}
 	}
 	p := &pki{t, t.TempDir()}

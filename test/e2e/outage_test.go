@@ -5,10 +5,8 @@ package e2e
 import (
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -218,31 +216,6 @@ func TestU09ControllerAbsent(t *testing.T) {
 	c.serves("web")
 	require.Empty(t, first.moved(client.requests(service(80), sources)), "with the member back")
 
-}
-
-// TestU10Standalone stops the controller for so long that a switch in fail mode
-// standalone forgets everything. OpenFlow does not tell the fail mode, so the
-// controller can only say what happened, and repair it.
-func TestU10Standalone(t *testing.T) {
-	if !soak {
-		t.Skip("Open vSwitch gives up on its controller after 15 s or more")
-	}
-	l, c, clients, _ := small(t, 3)
-	client := clients[0]
-	l.ovs.Vsctl("set-fail-mode", "s1", "standalone")
-	groups := len(l.ovs.DumpGroups("s1"))
-	require.NoError(t, c.cmd.Process.Signal(syscall.SIGSTOP))
-	eventually(t, 90*time.Second, "the switch forgets its groups", func() bool { return len(l.ovs.DumpGroups("s1")) == 0 })
-	require.NoError(t, c.cmd.Process.Signal(syscall.SIGCONT))
-	begin := time.Now()
-	eventually(t, 30*time.Second, "the VIP answers", func() bool {
-		_, err := client.datagram(netip.AddrPortFrom(client.addr, 0), service(53))
-		return err == nil && len(l.ovs.DumpGroups("s1")) == groups
-	})
-	t.Logf("filled again %v after the controller went on", time.Since(begin).Round(time.Millisecond))
-	log, err := os.ReadFile(c.log)
-	require.NoError(t, err)
-	require.Contains(t, string(log), "the switch came back empty")
 }
 
 // TestU12CrashLoop has the controller die three seconds after each start.
