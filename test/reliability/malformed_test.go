@@ -124,7 +124,7 @@ func TestP01ZeroLengths(t *testing.T) {
 			p.lives()
 			if b[1] != byte(ofproto.TypeHello) {
 				// The answer to an echo overtakes it.
-				eventually(t, time.Second, "refused: "+name, func() bool { return len(p.errors()) == n+1 })
+				eventually(t, time.Second, "refused: "+name, func() bool { return len(p.errors()) > n })
 			}
 		}
 		// A header of length 0 cannot be framed: that session ends.
