@@ -217,21 +217,35 @@ func (c *Controller) accept(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// Do runs f on the core loop and waits for it. f must not block.
+// Do runs f on the core loop and waits for it. f must not block. When Do returns an
+// error of ctx, f has not run and will not.
 func (c *Controller) Do(ctx context.Context, f func(*Context)) error {
 	done := make(chan struct{})
-	err := errPanic // until f has returned
-	if err := c.enqueue(ctx, func() { defer close(done); f(c.ctx); err = nil }); err != nil {
+	var taken atomic.Bool // by the loop, to run f, or by a caller who waits no more
+	err := errPanic       // until f has returned
+	run := func() {
+		if taken.CompareAndSwap(false, true) {
+			defer close(done)
+			f(c.ctx)
+			err = nil
+		}
+	}
+	if err := c.enqueue(ctx, run); err != nil {
 		return err
 	}
+	why := errStopped
 	select {
 	case <-done:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		why = ctx.Err()
 	case <-c.stopped:
-		return errStopped
 	}
+	if taken.CompareAndSwap(false, true) {
+		return why
+	}
+	<-done // f is running, or has just run
+	return err
 }
 
 var errStopped = errors.New("controller: stopped")
