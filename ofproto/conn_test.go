@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/test/allocation"
 )
 
 // wire is the switch's end of a connection under test, without a Conn around it.
@@ -1054,6 +1056,9 @@ func FuzzConn(f *testing.F) {
 	f.Add(all, uint8(11))
 	f.Add(append(all[:len(all):len(all)], 4, 10, 0, 0, 0, 0, 0, 0), uint8(255))
 	f.Fuzz(func(t *testing.T, b []byte, step uint8) {
+		allocation.Bounded(t, len(b), func() {
+			_ = NewConn(&stream{b: b, step: int(step) + 1}, ConnOptions{MaxMultipart: 1 << 10, Handler: func(Header, Message) {}}).Run(context.Background())
+		})
 		var n int
 		c := NewConn(&stream{b: b, step: int(step) + 1}, ConnOptions{MaxMultipart: 1 << 10, Handler: func(h Header, m Message) { n++ }})
 		var parts int

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/test/allocation"
 )
 
 // seeds are the frames that fuzzing starts from: everything well-formed that the
@@ -39,6 +41,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		before := bytes.Clone(frame)
+		allocation.Bounded(t, len(frame), func() { _, _, _ = Parse(frame) })
 		h, m, err := Parse(frame)
 		if !bytes.Equal(before, frame) {
 			t.Fatal("Parse changes what it reads")
@@ -90,7 +93,9 @@ func FuzzMatch(f *testing.F) {
 		if len(tlvs) > 1<<15 {
 			return
 		}
-		m, n, err := parseMatch(appendMatch(nil, tlvs))
+		padded := appendMatch(nil, tlvs)
+		allocation.Bounded(t, len(padded), func() { _, _, _ = parseMatch(padded) })
+		m, n, err := parseMatch(padded)
 		if err != nil {
 			return
 		}
@@ -128,6 +133,7 @@ func FuzzActions(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		allocation.Bounded(t, len(b), func() { _, _ = ParseActions(b) })
 		list, err := ParseActions(b)
 		if err != nil {
 			return
@@ -155,6 +161,7 @@ func FuzzMultipart(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, typ uint16, body []byte) {
 		m := &MultipartReply{Type: MultipartType(typ), Body: body}
+		allocation.Bounded(t, len(body), func() { _, _ = rewritten(m) })
 		again, ok := rewritten(m)
 		if !ok {
 			return

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/test/allocation"
 )
 
 // The example of the API's description.
@@ -82,6 +83,7 @@ func TestDecodeExample(t *testing.T) {
 				Monitor: &Monitor{
 					Type: MonitorHTTP, Interval: Duration(2 * time.Second), Timeout: Duration(time.Second),
 					Rise: 2, Fall: 2, Path: "/healthz", ExpectedCodes: "200-299",
+					Via: ViaSwitches, Initial: HealthUnknown, Method: "GET",
 				},
 			},
 		}},
@@ -474,7 +476,11 @@ func FuzzDecodeVIP(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		v, err := DecodeVIP("web", []byte(body))
+		text := []byte(body)
+		// A tree is made of a document, whatever it says: an empty object costs most. Bodies
+		// are of 1 MiB at most.
+		allocation.BoundedBy(t, 160, len(text), func() { _, _ = DecodeVIP("web", text) })
+		v, err := DecodeVIP("web", text)
 		if err != nil {
 			names, _ := fields(t, err)
 			require.NotEmpty(t, names)
@@ -482,7 +488,7 @@ func FuzzDecodeVIP(f *testing.F) {
 			return
 		}
 		require.NoError(t, validate(v))
-		text, err := json.Marshal(v)
+		text, err = json.Marshal(v)
 		require.NoError(t, err)
 		again, err := DecodeVIP("web", text)
 		require.NoError(t, err)

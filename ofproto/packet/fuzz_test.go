@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/test/allocation"
 )
 
 // use calls everything a frame offers and encodes again what it holds: the result
@@ -111,6 +113,13 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		data = bytes.Clone(data)
+		allocation.Bounded(t, len(data), func() {
+			if f, err := Decode(data); err == nil {
+				f.ARP()
+				f.ND()
+				f.LLDP()
+			}
+		})
 		frame, err := Decode(data)
 		if err != nil {
 			require.Equal(t, Frame{}, frame)
@@ -130,6 +139,7 @@ func FuzzLLDP(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		allocation.Bounded(t, len(data), func() { _, _ = ParseLLDP(data) })
 		l, err := ParseLLDP(data)
 		if err != nil {
 			require.Equal(t, LLDP{}, l)
