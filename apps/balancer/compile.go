@@ -1,7 +1,6 @@
 package balancer
 
 import (
-	"math/bits"
 	"net/netip"
 
 	"github.com/fairlead/fairlead/controller"
@@ -82,16 +81,16 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 			}
 		}
 	}
-	match := []ofproto.Field{
-		ofproto.EthType(packet.EtherTypeIPv4), ofproto.IPProto(l.Key.Protocol.number()),
-		ofproto.IPv4Dst(netip.PrefixFrom(in.rec.VIP.Address, 32)), ofproto.L4Dst(l.Key.Protocol.number(), l.Key.Port),
-	}
+	matches := in.forwardMatches(l)
 	flow := func(actions []ofproto.Action, more ...ofproto.Field) {
-		p.Flows = append(p.Flows, flowtable.Flow{
-			Table: controller.TableVIP, Priority: controller.PrioVIPForward,
-			Match:        ofproto.NewMatch(append(match[:len(match):len(match)], more...)...),
-			Instructions: []ofproto.Instruction{ofproto.ApplyActions{Actions: append(actions, in.learn()...)}},
-		})
+		actions = append(actions, in.learn()...)
+		for _, match := range matches {
+			p.Flows = append(p.Flows, flowtable.Flow{
+				Table: controller.TableVIP, Priority: controller.PrioVIPForward,
+				Match:        ofproto.NewMatch(append(match[:len(match):len(match)], more...)...),
+				Instructions: []ofproto.Instruction{ofproto.ApplyActions{Actions: actions}},
+			})
+		}
 	}
 	if ch.method == MethodSelector {
 		for slot, id := range owners {
@@ -141,98 +140,6 @@ func (in vipInput) memberGroup(l ListenerRecord, m MemberRecord) flowtable.Group
 	return g
 }
 
-// actions rewrites a packet for a member and sends it there. No action: dropped.
-// normal says that NORMAL may be among them.
-func (in vipInput) actions(l ListenerRecord, m MemberRecord, normal bool) []ofproto.Action {
-	t, ok := in.targets[m.Key.Addr()]
-	if !ok {
-		return nil
-	}
-	as := []ofproto.Action{
-		ofproto.SetField{Field: ofproto.EthDst(t.mac)},
-		ofproto.SetField{Field: ofproto.IPv4Dst(netip.PrefixFrom(m.Key.Addr(), 32))},
-	}
-	if m.Key.Port() != l.Key.Port {
-		as = append(as, ofproto.SetField{Field: ofproto.L4Dst(l.Key.Protocol.number(), m.Key.Port())})
-	}
-	switch {
-	case in.stage == controller.StageSteer && normal && !(t.attached && in.caps.Nicira):
-		// The switch's own forwarding knows the way.
-		return append(as, ofproto.OutputPort(ofproto.PortNormal))
-	case t.port == 0:
-		return nil
-	}
-	if in.caps.Nicira {
-		// A switch does not send a packet back out of the port it came in by, which a
-		// client and a member behind one port need. Open vSwitch forgets the port when
-		// it is set to none.
-		as = append(as, ofproto.Load{Dst: ofproto.FieldNXMInPort, Bits: 16})
-	}
-	return append(as, ofproto.OutputPort(t.port))
-}
-
-// learn keeps the switch's own MAC table informed of clients in stage steer. The
-// packets of a VIP do not pass NORMAL, so the client would not be learned there
-// and replies to it would be flooded. A packet that is sent to its own sender
-// teaches the table and goes nowhere.
-func (in vipInput) learn() []ofproto.Action {
-	if in.stage != controller.StageSteer || !in.caps.Nicira || !in.caps.Normal {
-		return nil
-	}
-	return []ofproto.Action{
-		ofproto.Move{Src: ofproto.FieldNXMEthSrc, Dst: ofproto.FieldNXMEthDst, Bits: 48},
-		ofproto.OutputPort(ofproto.PortNormal),
-	}
-}
-
-// reverse gives the replies of every member, drained ones too, the VIP's address
-// and port.
-func (in vipInput) reverse(p *flowtable.Part, l ListenerRecord) {
-	proto := l.Key.Protocol.number()
-	for _, m := range l.Members {
-		rewrite := []ofproto.Action{ofproto.SetField{Field: ofproto.IPv4Src(netip.PrefixFrom(in.rec.VIP.Address, 32))}}
-		if m.Key.Port() != l.Key.Port {
-			rewrite = append(rewrite, ofproto.SetField{Field: ofproto.L4Src(proto, l.Key.Port)})
-		}
-		p.Flows = append(p.Flows, flowtable.Flow{
-			Table: controller.TableVIP, Priority: controller.PrioVIPReverse,
-			Match: ofproto.NewMatch(
-				ofproto.EthType(packet.EtherTypeIPv4), ofproto.IPProto(proto),
-				ofproto.IPv4Src(netip.PrefixFrom(m.Key.Addr(), 32)), ofproto.L4Src(proto, m.Key.Port()),
-			),
-			Instructions: []ofproto.Instruction{
-				ofproto.ApplyActions{Actions: rewrite},
-				ofproto.GotoTable{Table: controller.TableDestination},
-			},
-		})
-	}
-}
-
-// selector is the match that stands for one of size slots where no hash does: four
-// bits of the source port, and as many of the source address as the slots need
-// beyond. The lowest bit of the port says nothing: Linux picks even ones to connect.
-// OpenFlow has no masks on ports (§7.2.3.7), Open vSwitch has: elsewhere all bits
-// are those of the address, and a client keeps to one slot. Where addresses have no
-// such masks, all bits are those of the port.
-func (in vipInput) selector(proto uint8, slot, size int) []ofproto.Field {
-	all := bits.Len(uint(size - 1))
-	portBits := 0
-	switch {
-	case in.caps.PortMasks && in.caps.AddressMasks:
-		portBits = 4
-	case in.caps.PortMasks:
-		portBits = all
-	}
-	var fs []ofproto.Field
-	if mask := uint16(1<<portBits-1) << 1; mask != 0 {
-		fs = append(fs, ofproto.L4SrcMasked(proto, uint16(slot)<<1&mask, mask))
-	}
-	if addressBits := max(all-portBits, 0); addressBits > 0 {
-		fs = append(fs, ofproto.IPv4SrcMasked(uint32(slot>>portBits), 1<<addressBits-1))
-	}
-	return fs
-}
-
 // number is the protocol's number in an IP header.
 func (p Protocol) number() uint8 {
 	switch p {
@@ -243,39 +150,4 @@ func (p Protocol) number() uint8 {
 	default:
 		return packet.ProtoSCTP
 	}
-}
-
-// compileAddress is what a switch does for an address of VIPs: ARP requests are
-// turned into the reply and sent back, and nothing addressed to it is forwarded
-// as ordinary traffic.
-func compileAddress(addr netip.Addr, mac ofproto.MAC, answer, nicira bool) flowtable.Part {
-	p := flowtable.Part{Class: flowtable.ClassService, Flows: []flowtable.Flow{{
-		Table: controller.TableVIP, Priority: controller.PrioVIPDrop,
-		Match: ofproto.NewMatch(ofproto.EthType(packet.EtherTypeIPv4), ofproto.IPv4Dst(netip.PrefixFrom(addr, 32))),
-	}}}
-	if !answer {
-		return p
-	}
-	reply := []ofproto.Action{ofproto.ToController()}
-	if nicira {
-		// The fields of a move are named as Open vSwitch reports them: an entry that
-		// reads otherwise than it was written counts as altered.
-		reply = []ofproto.Action{
-			ofproto.Move{Src: ofproto.FieldNXMEthSrc, Dst: ofproto.FieldNXMEthDst, Bits: 48},
-			ofproto.SetField{Field: ofproto.EthSrc(mac)},
-			ofproto.SetField{Field: ofproto.ARPOp(packet.ARPReply)},
-			ofproto.Move{Src: ofproto.FieldNXMARPSHA, Dst: ofproto.FieldNXMARPTHA, Bits: 48},
-			ofproto.Move{Src: ofproto.FieldNXMARPSPA, Dst: ofproto.FieldNXMARPTPA, Bits: 32},
-			ofproto.SetField{Field: ofproto.ARPSHA(mac)},
-			ofproto.SetField{Field: ofproto.ARPSPA(netip.PrefixFrom(addr, 32))},
-			ofproto.OutputPort(ofproto.PortInPort),
-		}
-	}
-	p.Flows = append(p.Flows, flowtable.Flow{
-		Table: controller.TableIngress, Priority: controller.PrioVIPARP,
-		Match: ofproto.NewMatch(ofproto.EthType(packet.EtherTypeARP), ofproto.ARPOp(packet.ARPRequest),
-			ofproto.ARPTPA(netip.PrefixFrom(addr, 32))),
-		Instructions: []ofproto.Instruction{ofproto.ApplyActions{Actions: reply}},
-	})
-	return p
 }

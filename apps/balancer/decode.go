@@ -18,6 +18,7 @@ const (
 	defaultTimeout  = Duration(time.Second)
 	defaultRiseFall = 2
 	defaultPath     = "/"
+	defaultMethod   = "GET"
 	defaultCodes    = "200-299"
 )
 
@@ -44,6 +45,7 @@ func DecodeVIP(name string, body []byte) (VIP, error) {
 		v.VLAN = uint16(root.integer("vlan", 0, 4094, 0))
 		v.Enabled = root.boolean("enabled", true)
 		v.OnEmpty = root.text("on_empty", OnEmptyDrop)
+		v.SourceNAT = root.boolean("source_nat", false)
 		v.AllowedCIDRs = []netip.Prefix{}
 		for i, e := range root.list("allowed_cidrs", MaxCIDRs) {
 			v.AllowedCIDRs = append(v.AllowedCIDRs, prefix(&bad, fmt.Sprintf("allowed_cidrs[%d]", i), e))
@@ -92,7 +94,11 @@ func (o *object) listener() Listener {
 	l := Listener{
 		Protocol: Protocol(o.text("protocol", "")),
 		Port:     uint16(o.integer("port", 1, 65535, 0)),
-		Pool:     Pool{Persistence: PersistenceNone, Members: []Member{}},
+		PortEnd:  uint16(o.integer("port_end", 0, 65535, 0)),
+
+		ConnectionRate: o.integer("connection_rate", 0, maxRate, 0),
+
+		Pool: Pool{Persistence: PersistenceNone, Members: []Member{}},
 	}
 	o.require("protocol", "port")
 	if p := o.object("pool"); p != nil {
@@ -100,6 +106,9 @@ func (o *object) listener() Listener {
 		for _, m := range p.objects("members", MaxMembers) {
 			l.Pool.Members = append(l.Pool.Members, m.member())
 		}
+		l.Pool.PanicThreshold = p.integer("panic_threshold", 0, 100, 0)
+		l.Pool.MinimumHealthy = p.integer("minimum_healthy", 0, MaxMembers, 0)
+		l.Pool.DrainTimeout = p.duration("drain_timeout", 0)
 		if m := p.object("monitor"); m != nil {
 			l.Pool.Monitor = m.monitor()
 		}
@@ -121,6 +130,10 @@ func (o *object) memberSettings(m *Member) {
 	m.Weight = o.integer("weight", 0, MaxWeight, 1)
 	m.AdminState = AdminState(o.text("admin_state", string(AdminUp)))
 	m.Backup = o.boolean("backup", false)
+	if o.has("monitor_address") {
+		m.MonitorAddress = o.address("monitor_address")
+	}
+	m.MonitorPort = uint16(o.integer("monitor_port", 0, 65535, 0))
 	o.end("status")
 }
 
@@ -131,12 +144,21 @@ func (o *object) monitor() *Monitor {
 		Timeout:  o.duration("timeout", defaultTimeout),
 		Rise:     o.integer("rise", 1, maxRiseFall, defaultRiseFall),
 		Fall:     o.integer("fall", 1, maxRiseFall, defaultRiseFall),
+		Via:      Via(o.text("via", string(ViaSwitches))),
+		Initial:  Health(o.text("initial", string(HealthUnknown))),
+
+		TLSInsecure: o.boolean("tls_insecure", false),
+	}
+	if o.has("source_address") {
+		m.SourceAddress = o.address("source_address")
 	}
 	o.require("type")
-	path, codes := "", ""
+	path, codes, method := "", "", ""
 	if m.Type.http() {
-		path, codes = defaultPath, defaultCodes
+		path, codes, method = defaultPath, defaultCodes, defaultMethod
 	}
+	m.Method = o.text("method", method)
+	m.Host = o.text("host", "")
 	m.Path = o.text("path", path)
 	m.ExpectedCodes = o.text("expected_codes", codes)
 	o.end()

@@ -16,6 +16,13 @@ const (
 	minTimeout  = 10 * time.Millisecond
 	maxRiseFall = 10
 	maxPath     = 1024 // bytes
+	maxHost     = 253  // bytes of a name in the DNS
+)
+
+// Limits of other fields.
+const (
+	maxRate  = 1_000_000      // connections a second
+	maxDrain = 24 * time.Hour // drain_timeout
 )
 
 // maxFaults bounds the errors reported of one document.
@@ -101,6 +108,9 @@ func checkVIP(bad *faults, v VIP) {
 		bad.add("vlan", "must be 0 (untagged) to 4094")
 	}
 	oneOf(bad, "on_empty", v.OnEmpty, OnEmptyDrop, OnEmptyReject)
+	if v.SourceNAT && v.Mode != ModeConntrack {
+		bad.add("source_nat", "is for mode conntrack only")
+	}
 	if len(v.AllowedCIDRs) > MaxCIDRs {
 		bad.add("allowed_cidrs", "must be at most %d", MaxCIDRs)
 		return
@@ -125,17 +135,47 @@ func checkVIP(bad *faults, v VIP) {
 	for i, l := range v.Listeners {
 		field := fmt.Sprintf("listeners[%d]", i)
 		oneOf(bad, field+".protocol", l.Protocol, TCP, UDP, SCTP)
-		if l.Port == 0 {
+		switch {
+		case l.Port == 0:
 			bad.add(field+".port", "must be 1 to 65535")
+		case l.PortEnd != 0 && l.PortEnd <= l.Port:
+			bad.add(field+".port_end", "must be above port, or 0")
+		}
+		if l.ConnectionRate < 0 || l.ConnectionRate > maxRate {
+			bad.add(field+".connection_rate", "must be 0 to %d", maxRate)
+		} else if l.ConnectionRate != 0 && l.Protocol != TCP {
+			bad.add(field+".connection_rate", "is for tcp only")
 		}
 		checkPool(bad, field+".pool", v, l.Pool)
+		for j, m := range l.Pool.Members {
+			if m.Port == l.Port || m.Port == 0 {
+				continue
+			}
+			if l.PortEnd != 0 {
+				bad.add(memberField(field+".pool", j)+".port", "must be the listener's port, %d: packets of a range keep theirs", l.Port)
+			} else if v.Mode == ModeDSR {
+				bad.add(memberField(field+".pool", j)+".port", "must be the listener's port, %d: mode dsr does not rewrite it", l.Port)
+			}
+		}
 	}
 }
 
 func checkPool(bad *faults, field string, v VIP, p Pool) {
 	oneOf(bad, field+".persistence", p.Persistence, PersistenceNone, PersistenceSourceIP, PersistenceSourceIPProtocol)
 	if p.Monitor != nil {
-		checkMonitor(bad, field+".monitor", *p.Monitor)
+		checkMonitor(bad, field+".monitor", v, *p.Monitor)
+	}
+	if p.PanicThreshold < 0 || p.PanicThreshold > 100 {
+		bad.add(field+".panic_threshold", "must be 0 to 100 percent")
+	}
+	if p.MinimumHealthy < 0 || p.MinimumHealthy > MaxMembers {
+		bad.add(field+".minimum_healthy", "must be 0 to %d", MaxMembers)
+	}
+	switch d := time.Duration(p.DrainTimeout); {
+	case d < 0 || d > maxDrain:
+		bad.add(field+".drain_timeout", "must be 0s to %v", maxDrain)
+	case d != 0 && v.Mode != ModeConntrack:
+		bad.add(field+".drain_timeout", "is for mode conntrack only: the others know no connections")
 	}
 	if len(p.Members) > MaxMembers {
 		bad.add(field+".members", "must be at most %d", MaxMembers)
@@ -172,9 +212,25 @@ func checkMember(bad *faults, prefix string, vip netip.Addr, m Member) {
 		bad.add(prefix+"weight", "must be 0 to %d", MaxWeight)
 	}
 	oneOf(bad, prefix+"admin_state", m.AdminState, AdminUp, AdminDrain, AdminDown)
+	if m.MonitorAddress.IsValid() && checkAddress(bad, prefix+"monitor_address", m.MonitorAddress) && m.MonitorAddress.Is4() != m.Address.Is4() {
+		bad.add(prefix+"monitor_address", "must be of the family of the member's address")
+	}
 }
 
-func checkMonitor(bad *faults, field string, m Monitor) {
+func checkMonitor(bad *faults, field string, v VIP, m Monitor) {
+	oneOf(bad, field+".via", m.Via, ViaSwitches, ViaHost)
+	oneOf(bad, field+".initial", m.Initial, HealthUnknown, HealthUp)
+	switch {
+	case m.SourceAddress.IsValid():
+		switch {
+		case m.Via == ViaHost:
+			bad.add(field+".source_address", "is for probes via switches only")
+		case checkAddress(bad, field+".source_address", m.SourceAddress) && m.SourceAddress.Is4() != v.Address.Is4():
+			bad.add(field+".source_address", "must be of the family of the VIP's address")
+		}
+	case v.Mode == ModeDSR && m.Via == ViaSwitches:
+		bad.add(field+".source_address", "is missing: in mode dsr members have the VIP's address themselves and would not answer probes from it")
+	}
 	oneOf(bad, field+".type", m.Type,
 		MonitorTCP, MonitorHTTP, MonitorHTTPS, MonitorPing, MonitorUDPConnect, MonitorSCTP)
 	if d := time.Duration(m.Interval); d < minInterval || d > maxInterval {
@@ -196,7 +252,23 @@ func checkMonitor(bad *faults, field string, m Monitor) {
 		if m.ExpectedCodes != "" {
 			bad.add(field+".expected_codes", "is for http and https only")
 		}
+		if m.Method != "" {
+			bad.add(field+".method", "is for http and https only")
+		}
+		if m.Host != "" {
+			bad.add(field+".host", "is for http and https only")
+		}
+		if m.TLSInsecure {
+			bad.add(field+".tls_insecure", "is for https only")
+		}
 		return
+	}
+	if m.TLSInsecure && m.Type != MonitorHTTPS {
+		bad.add(field+".tls_insecure", "is for https only")
+	}
+	oneOf(bad, field+".method", m.Method, "GET", "HEAD", "OPTIONS", "POST")
+	if len(m.Host) > maxHost || strings.ContainsFunc(m.Host, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == '@' }) {
+		bad.add(field+".host", "must be a host name or address, at most %d characters", maxHost)
 	}
 	unprintable := func(r rune) bool { return r <= ' ' || r > '~' }
 	if !strings.HasPrefix(m.Path, "/") || len(m.Path) > maxPath || strings.ContainsFunc(m.Path, unprintable) {
@@ -329,6 +401,18 @@ func checkOffered(missing *faults, v VIP) {
 		field := fmt.Sprintf("listeners[%d]", i)
 		if l.Protocol == SCTP {
 			missing.add(field+".protocol", "%s is not supported yet", l.Protocol)
+		}
+		if l.PortEnd != 0 {
+			missing.add(field+".port_end", "is not supported yet")
+		}
+		if l.ConnectionRate != 0 {
+			missing.add(field+".connection_rate", "is not supported yet")
+		}
+		if l.Pool.PanicThreshold != 0 {
+			missing.add(field+".pool.panic_threshold", "is not supported yet")
+		}
+		if l.Pool.MinimumHealthy != 0 {
+			missing.add(field+".pool.minimum_healthy", "is not supported yet")
 		}
 		if l.Pool.Persistence != PersistenceNone {
 			missing.add(field+".pool.persistence", "%s is not supported yet", l.Pool.Persistence)

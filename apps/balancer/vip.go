@@ -66,6 +66,15 @@ const (
 	PersistenceSourceIPProtocol Persistence = "source_ip_protocol"
 )
 
+// Via says from where the probes of a monitor come.
+type Via string
+
+// Places that probes come from.
+const (
+	ViaSwitches Via = "switches" // the data network, by packet-out and packet-in
+	ViaHost     Via = "host"     // the network of the controller's own host
+)
+
 // What happens to packets of a listener that has no member to send them to.
 const (
 	OnEmptyDrop   = "drop"
@@ -141,18 +150,27 @@ type VIP struct {
 	Enabled      bool           `json:"enabled"`
 	AllowedCIDRs []netip.Prefix `json:"allowed_cidrs"` // empty allows all
 	OnEmpty      string         `json:"on_empty"`      // OnEmptyDrop or OnEmptyReject
-	Listeners    []Listener     `json:"listeners"`
-	Generation   uint64         `json:"generation,omitempty"` // 1 on creation, one more with every change
-	CreatedAt    time.Time      `json:"created_at,omitzero"`
-	UpdatedAt    time.Time      `json:"updated_at,omitzero"`
-	Status       *VIPStatus     `json:"status,omitempty"`
+	// SourceNAT gives packets to members the VIP's address as their source, so that
+	// replies come back by the same switch. Mode conntrack only.
+	SourceNAT  bool       `json:"source_nat"`
+	Listeners  []Listener `json:"listeners"`
+	Generation uint64     `json:"generation,omitempty"` // 1 on creation, one more with every change
+	CreatedAt  time.Time  `json:"created_at,omitzero"`
+	UpdatedAt  time.Time  `json:"updated_at,omitzero"`
+	Status     *VIPStatus `json:"status,omitempty"`
 }
 
-// Listener is one protocol and port of a VIP with the pool behind it.
+// Listener is one protocol and port of a VIP, or a range of ports, with the pool
+// behind it. In a range packets keep their port, and the port of every member is
+// that of the listener.
 type Listener struct {
 	Protocol Protocol `json:"protocol"`
-	Port     uint16   `json:"port"`
-	Pool     Pool     `json:"pool"`
+	Port     uint16   `json:"port"`     // the first of a range
+	PortEnd  uint16   `json:"port_end"` // the last of a range; 0: one port
+	// ConnectionRate bounds the new connections a second, of tcp, by a meter of each
+	// switch they enter by; 0 is no bound.
+	ConnectionRate int  `json:"connection_rate"`
+	Pool           Pool `json:"pool"`
 }
 
 // Pool is the set of members a listener spreads its connections over.
@@ -160,16 +178,31 @@ type Pool struct {
 	Persistence Persistence `json:"persistence"`
 	Members     []Member    `json:"members"`
 	Monitor     *Monitor    `json:"monitor,omitempty"`
+	// PanicThreshold is a share of the members, in percent: when fewer than that are
+	// healthy all serve, for the monitor is then more likely to be wrong than they
+	// are. 0: never.
+	PanicThreshold int `json:"panic_threshold"`
+	// MinimumHealthy is the number of healthy members below which the pool counts as
+	// empty. 0: a pool is empty when none is.
+	MinimumHealthy int `json:"minimum_healthy"`
+	// DrainTimeout is how long established connections of a member that drains go on
+	// in mode conntrack; 0 is for as long as they like.
+	DrainTimeout Duration `json:"drain_timeout"`
 }
 
 // Member is one backend of a pool. Status is given by the server.
 type Member struct {
-	Address    netip.Addr    `json:"address"`
-	Port       uint16        `json:"port"`
-	Weight     int           `json:"weight"` // 0 … MaxWeight; 0 drains
-	AdminState AdminState    `json:"admin_state"`
-	Backup     bool          `json:"backup"`
-	Status     *MemberStatus `json:"status,omitempty"`
+	Address    netip.Addr `json:"address"`
+	Port       uint16     `json:"port"`
+	Weight     int        `json:"weight"` // 0 … MaxWeight; 0 drains
+	AdminState AdminState `json:"admin_state"`
+	Backup     bool       `json:"backup"` // serves when no other member can
+	// MonitorAddress and MonitorPort are probed in place of Address and Port, where
+	// they are given.
+	MonitorAddress netip.Addr `json:"monitor_address,omitzero"`
+	MonitorPort    uint16     `json:"monitor_port,omitempty"`
+
+	Status *MemberStatus `json:"status,omitempty"`
 }
 
 // Monitor is the health check of a pool.
@@ -179,6 +212,12 @@ type Monitor struct {
 	Timeout       Duration    `json:"timeout"`
 	Rise          int         `json:"rise"`                     // good probes in a row that bring a member up
 	Fall          int         `json:"fall"`                     // bad probes in a row that take it down
+	Via           Via         `json:"via"`                      // where probes come from
+	Initial       Health      `json:"initial"`                  // of a new member: unknown, which does not serve, or up
+	SourceAddress netip.Addr  `json:"source_address,omitzero"`  // of probes; by default the VIP's own
+	Method        string      `json:"method,omitempty"`         // http and https
+	Host          string      `json:"host,omitempty"`           // http and https: the Host header, and the name asked for by TLS; by default the member's address
+	TLSInsecure   bool        `json:"tls_insecure"`             // https: take any certificate
 	Path          string      `json:"path,omitempty"`           // http and https
 	ExpectedCodes string      `json:"expected_codes,omitempty"` // http and https: "200", "200-299", "200,204"
 }
@@ -399,8 +438,23 @@ func (v *VIP) UnmarshalJSON(b []byte) error {
 		}
 		fresh.MAC = mac
 	}
+	for _, l := range fresh.Listeners {
+		if l.Pool.Monitor != nil {
+			l.Pool.Monitor.complete()
+		}
+	}
 	*v = fresh
 	return nil
+}
+
+// complete fills in what documents of earlier versions do not say.
+func (m *Monitor) complete() {
+	if m.Via == "" {
+		m.Via, m.Initial = ViaSwitches, HealthUnknown
+		if m.Type.http() {
+			m.Method = defaultMethod
+		}
+	}
 }
 
 // MarshalJSON writes the pool with a list of members that is never null.

@@ -1,0 +1,75 @@
+package balancer
+
+import (
+	"net/netip"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// actions rewrites a packet for a member and sends it there. No action: dropped.
+// normal says that NORMAL may be among them.
+func (in vipInput) actions(l ListenerRecord, m MemberRecord, normal bool) []ofproto.Action {
+	t, ok := in.targets[m.Key.Addr()]
+	if !ok {
+		return nil
+	}
+	as := []ofproto.Action{
+		ofproto.SetField{Field: ofproto.EthDst(t.mac)},
+		ofproto.SetField{Field: ofproto.IPv4Dst(netip.PrefixFrom(m.Key.Addr(), 32))},
+	}
+	if m.Key.Port() != l.Key.Port {
+		as = append(as, ofproto.SetField{Field: ofproto.L4Dst(l.Key.Protocol.number(), m.Key.Port())})
+	}
+	switch {
+	case in.stage == controller.StageSteer && normal && !(t.attached && in.caps.Nicira):
+		// The switch's own forwarding knows the way.
+		return append(as, ofproto.OutputPort(ofproto.PortNormal))
+	case t.port == 0:
+		return nil
+	}
+	if in.caps.Nicira {
+		// A switch does not send a packet back out of the port it came in by, which a
+		// client and a member behind one port need. Open vSwitch forgets the port when
+		// it is set to none.
+		as = append(as, ofproto.Load{Dst: ofproto.FieldNXMInPort, Bits: 16})
+	}
+	return append(as, ofproto.OutputPort(t.port))
+}
+
+// learn keeps the switch's own MAC table informed of clients in stage steer. The
+// packets of a VIP do not pass NORMAL, so the client would not be learned there
+// and replies to it would be flooded. A packet that is sent to its own sender
+// teaches the table and goes nowhere.
+func (in vipInput) learn() []ofproto.Action {
+	if in.stage != controller.StageSteer || !in.caps.Nicira || !in.caps.Normal {
+		return nil
+	}
+	return []ofproto.Action{
+		ofproto.Move{Src: ofproto.FieldNXMEthSrc, Dst: ofproto.FieldNXMEthDst, Bits: 48},
+		ofproto.OutputPort(ofproto.PortNormal),
+	}
+}
+
+// reverse gives the replies of every member, drained ones too, the VIP's address
+// and port.
+func (in vipInput) reverse(p *flowtable.Part, l ListenerRecord) {
+	proto := l.Key.Protocol.number()
+	for _, m := range l.Members {
+		rewrite := []ofproto.Action{ofproto.SetField{Field: ofproto.IPv4Src(netip.PrefixFrom(in.rec.VIP.Address, 32))}}
+		if m.Key.Port() != l.Key.Port {
+			rewrite = append(rewrite, ofproto.SetField{Field: ofproto.L4Src(proto, l.Key.Port)})
+		}
+		for _, match := range in.replyMatches(l, m) {
+			p.Flows = append(p.Flows, flowtable.Flow{
+				Table: controller.TableVIP, Priority: controller.PrioVIPReverse,
+				Match: ofproto.NewMatch(match...),
+				Instructions: []ofproto.Instruction{
+					ofproto.ApplyActions{Actions: rewrite},
+					ofproto.GotoTable{Table: controller.TableDestination},
+				},
+			})
+		}
+	}
+}
