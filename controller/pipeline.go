@@ -10,6 +10,7 @@ const (
 	AppDiscovery  flowtable.AppID = 1
 	AppForwarding flowtable.AppID = 2
 	AppBalancer   flowtable.AppID = 3
+	AppHealth     flowtable.AppID = 4
 	AppStore      flowtable.AppID = 15 // the mark of the store; see gate.go
 )
 
@@ -18,11 +19,13 @@ var AppNames = map[flowtable.AppID]string{
 	AppDiscovery:  "discovery",
 	AppForwarding: "forwarding",
 	AppBalancer:   "balancer",
+	AppHealth:     "health",
 	AppStore:      "store",
 }
 
 // ProbeMAC is the source address of the frames that the controller itself sends:
-// discovery probes and ARP requests. Replies to it go to the controller.
+// discovery probes, ARP requests and the probes of health monitors. ARP replies to
+// it go to the controller.
 var ProbeMAC = ofproto.MAC{0x02, 0x46, 0x4c, 0x00, 0x00, 0x01}
 
 // The flow tables. Sources are learned before VIPs are rewritten, because a VIP's
@@ -48,6 +51,7 @@ const (
 	PrioSourceLink uint16 = 200 // source: ports that lead to other switches
 	PrioSourceHost uint16 = 100 // source: known hosts where they belong
 
+	PrioProbeReply uint16 = 400 // vip: replies to health monitors; ingress where that is all
 	PrioVIPForward uint16 = 300 // vip: listeners
 	PrioVIPReverse uint16 = 200 // vip: replies of members
 	PrioVIPDrop    uint16 = 100 // vip: anything else for a VIP
@@ -65,14 +69,19 @@ var Pipeline = &flowtable.Pipeline{
 			ID: TableIngress, Name: "ingress",
 			Purpose: "Takes out what concerns the controller: discovery frames, ARP. Answers ARP for VIPs in the switch.",
 			Match: []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldEthType, ofproto.FieldEthDst,
-				ofproto.FieldARPOp, ofproto.FieldARPTPA, ofproto.FieldIPProto, ofproto.FieldICMPv6Type},
+				ofproto.FieldARPOp, ofproto.FieldARPTPA, ofproto.FieldIPProto, ofproto.FieldICMPv6Type,
+				ofproto.FieldVLANVID, ofproto.FieldIPv4Src, ofproto.FieldIPv4Dst, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst,
+				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst,
+				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Code, ofproto.FieldIPv6NDTarget},
 			Next: []ofproto.Table{TableSource, TableVIP},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioMark, App: AppStore, Stages: "all", Match: "an EtherType and address that no packet has, made of the store's identity", Does: "nothing; marks the switch as programmed from this store"},
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
 				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP to the controller's own MAC", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request for a VIP", Does: "turned into the reply and sent back; by the controller where the switch cannot"},
+				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP", Does: "to the controller, which answers"},
 				{Priority: PrioARP, App: AppDiscovery, Stages: "all", Match: "ARP; IPv6 neighbour solicitations and advertisements", Does: "a copy to the controller, then on as any other packet"},
+				{Priority: PrioProbeReply, App: AppHealth, Stages: "observe", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "all", Match: "everything else", Does: "observe: NORMAL; steer: to vip; managed: to source"},
 			},
 		},
@@ -91,9 +100,12 @@ var Pipeline = &flowtable.Pipeline{
 			ID: TableVIP, Name: "vip",
 			Purpose: "Rewrites packets to a VIP towards the member that their hash picks, and replies of members back to the VIP.",
 			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Src, ofproto.FieldIPv4Dst,
-				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst},
+				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst,
+				ofproto.FieldVLANVID, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst,
+				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Type, ofproto.FieldICMPv6Code},
 			Next: []ofproto.Table{TableDestination},
 			Rows: []flowtable.RowSpec{
+				{Priority: PrioProbeReply, App: AppHealth, Stages: "steer, managed", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member. Without a member: drop"},
 				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "source rewritten to the VIP's; on to destination"},
 				{Priority: PrioVIPDrop, App: AppBalancer, Stages: "steer, managed", Match: "VIP address", Does: "drop: nothing addressed to a VIP is ordinary traffic"},
