@@ -208,39 +208,42 @@ func TestC12FailuresOfAnAddress(t *testing.T) {
 
 func TestZ01PacketLimits(t *testing.T) {
 	l, now := newPacketLimit(1000, 100), time.Now()
-	flood := func(port ofproto.Port, probe bool, perSecond, seconds int) (taken int) {
+	flood := func(port ofproto.Port, kind packetKind, perSecond, seconds int) (taken int) {
 		for range perSecond * seconds {
 			now = now.Add(time.Second / time.Duration(perSecond))
-			if l.admit(now, port, probe, 0) {
+			if l.admit(now, port, kind, 0) {
 				taken++
 			}
 		}
 		return taken
 	}
-	require.InDelta(t, 1000, flood(1, false, 50_000, 10), 60, "one port")
-	require.InDelta(t, 10*probeRate, flood(1, true, 50_000, 10), probeRate, "discovery frames, beside")
+	require.InDelta(t, 1000, flood(1, packetOther, 50_000, 10), 60, "one port")
+	require.InDelta(t, 10*probeRate, flood(1, packetProbe, 50_000, 10), probeRate, "discovery frames, beside")
+	require.InDelta(t, 10*repliesPortRate, flood(1, packetReply, 50_000, 10), repliesPortRate, "replies to health monitors, beside")
 	now = now.Add(time.Minute)
-	require.Equal(t, 50, flood(2, false, 10, 5), "a port that keeps to its limit loses nothing")
+	require.Equal(t, 50, flood(2, packetOther, 10, 5), "a port that keeps to its limit loses nothing")
 	taken := 0
 	for range 10 * 50_000 { // 50 ports
 		now = now.Add(time.Second / 50_000)
-		if l.admit(now, ofproto.Port(1+now.UnixNano()/20_000%50), false, 0) {
+		if l.admit(now, ofproto.Port(1+now.UnixNano()/20_000%50), packetOther, 0) {
 			taken++
 		}
 	}
 	require.InDelta(t, 10*1000, taken, 600, "one switch")
 
-	require.False(t, l.admit(now.Add(time.Minute), 1, false, maxPacketIns), "the queue is full")
-	require.True(t, l.admit(now.Add(time.Minute), 1, true, maxPacketIns), "but for discovery")
-	require.False(t, l.admit(now.Add(time.Minute), 1, true, maxPacketIns+maxProbes))
+	require.False(t, l.admit(now.Add(time.Minute), 1, packetOther, maxPacketIns), "the queue is full")
+	require.True(t, l.admit(now.Add(time.Minute), 1, packetReply, maxPacketIns), "but for replies to health monitors")
+	require.False(t, l.admit(now.Add(time.Minute), 1, packetReply, maxPacketIns+maxReplies))
+	require.True(t, l.admit(now.Add(time.Minute), 1, packetProbe, maxPacketIns+maxReplies), "and for discovery")
+	require.False(t, l.admit(now.Add(time.Minute), 1, packetProbe, maxPacketIns+maxReplies+maxProbes))
 	for i := range 3 * maxPortLimits {
-		l.admit(now, ofproto.Port(i), false, 0)
+		l.admit(now, ofproto.Port(i), packetOther, 0)
 	}
 	require.LessOrEqual(t, len(l.ports), maxPortLimits)
 
 	free := newPacketLimit(-1, -1)
 	for range 100_000 {
-		require.True(t, free.admit(now, 1, false, 0))
+		require.True(t, free.admit(now, 1, packetOther, 0))
 	}
 }
 

@@ -30,6 +30,7 @@ const (
 	meterHosts                 // copies of ARP and neighbour discovery
 	meterUnknown               // copies of packets of unknown hosts
 	meterOther
+	meterReplies // replies to health monitors
 
 	meterKinds
 )
@@ -47,6 +48,8 @@ func meterKind(app flowtable.AppID, priority uint16) uint32 {
 		return meterProbes
 	case app == AppForwarding:
 		return meterUnknown
+	case app == AppHealth && priority == PrioProbeReply:
+		return meterReplies
 	}
 	return meterOther
 }
@@ -68,8 +71,11 @@ func (s *session) meters() (ids flowtable.MeterRange, list []flowtable.Meter, ok
 	ids = meterIDs(s.caps.Meters)
 	for kind := range meterKinds {
 		r := uint32(max(rate, 1))
-		if kind == meterProbes {
+		switch kind {
+		case meterProbes:
 			r = probesRate
+		case meterReplies:
+			r = repliesRate
 		}
 		list = append(list, flowtable.Meter{ID: ids.First + kind, Rate: r, Burst: max(r/2, 1)})
 	}

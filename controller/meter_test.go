@@ -124,7 +124,7 @@ func TestZ01PacketsToTheControllerAreMetered(t *testing.T) {
 	}
 	require.Equal(t, 6, punts, "LLDP, ARP to the prober, ARP, two of ND, unknown sources")
 	ours := r.meters()
-	require.Len(t, ours, 4)
+	require.Len(t, ours, 5)
 
 	r.ovs.Ofctl("add-meter", r.ovs.Target("s1"), "meter=7,pktps,bands=type=drop,rate=7")
 	r.ovs.Ofctl("add-meter", r.ovs.Target("s1"), "meter=1174405133,pktps,bands=type=drop,rate=9") // ours by its number, and stale

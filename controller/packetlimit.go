@@ -3,6 +3,7 @@ package controller
 import (
 	"time"
 
+	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
 )
 
@@ -13,10 +14,17 @@ const (
 	// probeRate is what a port may bring of discovery frames, which are counted apart:
 	// a flood of other packets must not take links down.
 	probeRate = 50
+	// repliesRate and repliesPortRate are what a switch, and a port of it, may bring of
+	// replies to health monitors, which are counted apart too: a flood of other packets
+	// must not make members look dead.
+	repliesRate     = 12000
+	repliesPortRate = 8000
 
-	// maxPacketIns bounds the packets of one switch that wait for the core, and
-	// maxProbes the discovery frames above that.
+	// maxPacketIns bounds the packets of one switch that wait for the core, maxReplies
+	// the replies to health monitors above that, and maxProbes the discovery frames
+	// above both.
 	maxPacketIns = 512
+	maxReplies   = 1024
 	maxProbes    = 256
 	// maxPortLimits bounds the ports that are counted each for itself. A switch that
 	// invents port numbers shares one count for the others.
@@ -28,12 +36,32 @@ const (
 // brings.
 type packetLimit struct {
 	rate, portRate float64 // below 0: no limit
-	all            bucket
+	all, replies   bucket
 	ports          map[ofproto.Port]*portLimit
 	others         portLimit
 }
 
-type portLimit struct{ packets, probes bucket }
+type portLimit struct{ packets, probes, replies bucket }
+
+// packetKind is what a packet is limited as.
+type packetKind uint8
+
+const (
+	packetOther packetKind = iota
+	packetProbe            // of discovery
+	packetReply            // to a health monitor
+)
+
+// packetKindOf tells by the entry that sent a packet, or by the frame.
+func packetKindOf(cookie uint64, frame []byte) packetKind {
+	switch {
+	case probeFrame(frame):
+		return packetProbe
+	case flowtable.OwnsCookie(cookie) && flowtable.CookieApp(cookie) == AppHealth:
+		return packetReply
+	}
+	return packetOther
+}
 
 type bucket struct {
 	spent float64
@@ -60,7 +88,7 @@ func (b *bucket) refill(now time.Time, rate float64) {
 func (b *bucket) full(rate float64) bool { return rate >= 0 && b.spent+1 > max(rate/2, 1) }
 
 // admit says whether a packet is taken. waiting is how many wait already.
-func (l *packetLimit) admit(now time.Time, port ofproto.Port, probe bool, waiting int) bool {
+func (l *packetLimit) admit(now time.Time, port ofproto.Port, kind packetKind, waiting int) bool {
 	p := l.ports[port]
 	if p == nil {
 		p = &l.others
@@ -69,12 +97,26 @@ func (l *packetLimit) admit(now time.Time, port ofproto.Port, probe bool, waitin
 			l.ports[port] = p
 		}
 	}
-	if probe {
+	switch kind {
+	case packetProbe:
 		p.probes.refill(now, probeRate)
-		if waiting >= maxPacketIns+maxProbes || p.probes.full(probeRate) {
+		if waiting >= maxPacketIns+maxReplies+maxProbes || p.probes.full(probeRate) {
 			return false
 		}
 		p.probes.spent++
+		return true
+	case packetReply:
+		all, one := float64(repliesRate), float64(repliesPortRate)
+		if l.rate < 0 {
+			all, one = -1, -1
+		}
+		p.replies.refill(now, one)
+		l.replies.refill(now, all)
+		if waiting >= maxPacketIns+maxReplies || p.replies.full(one) || l.replies.full(all) {
+			return false
+		}
+		p.replies.spent++
+		l.replies.spent++
 		return true
 	}
 	p.packets.refill(now, l.portRate)

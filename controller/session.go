@@ -508,7 +508,7 @@ func (s *session) packetIn(m *ofproto.PacketIn) {
 	}
 	s.mu.Lock()
 	s.received++
-	if !s.limit.admit(time.Now(), port, probeFrame(m.Data), len(s.packetIns)) {
+	if !s.limit.admit(time.Now(), port, packetKindOf(m.Cookie, m.Data), len(s.packetIns)) {
 		s.dropped++
 		s.mu.Unlock()
 		return
