@@ -40,8 +40,11 @@ soak: build
 	$(GO) test -c -tags "e2e soak" -o bin/soak.test ./test/e2e
 	$(SUDO) env FAIRLEAD_BIN=$(CURDIR)/bin/fairlead bin/soak.test -test.v -test.timeout=3h -test.run='$(or $(SOAK),Test[A-Z][0-9][0-9])'
 
+# Against peers, in the same run: the southbound, then packets through a VIP.
 bench: build
 	$(GO) run ./test/bench -fairlead bin/fairlead $(BENCH)
+	$(GO) test -c -tags e2e -o bin/e2e.test ./test/e2e
+	$(SUDO) env FAIRLEAD_BIN=$(CURDIR)/bin/fairlead bin/e2e.test -test.run='^$$' -test.bench=DataPlane -test.benchtime=1x
 
 check: lint test-unit
 	$(MAKE) fuzz FUZZTIME=5s
