@@ -152,6 +152,9 @@ func (c *Controller) leave(sw *Switch, now time.Time) {
 
 // assign hands parts to the worker of a switch and remembers that it owes an answer.
 func (c *Controller) assign(sw *Switch, parts map[flowtable.PartKey]Source, complete bool) {
+	if sw.withdrawn {
+		nothing(parts)
+	}
 	for key, src := range parts {
 		c.seq++
 		src.seq = c.seq

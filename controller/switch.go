@@ -64,6 +64,8 @@ type Switch struct {
 	pending map[flowtable.PartKey]uint64 // parts assigned and not answered, by Source.seq
 	waiters []chan struct{}              // closed when pending is empty
 	session *session
+
+	withdrawn bool // holds nothing of ours; see Withdraw
 }
 
 // PortList returns the ports ordered by number.
