@@ -89,16 +89,16 @@ type session struct {
 	packetIns []PacketIn
 	limit     packetLimit
 	portEvs   []ofproto.PortStatus
-	queued    bool // waits in the core's inbox
+	portsSeen uint64 // port events so far
+	queued    bool   // waits in the core's inbox
 	received  uint64
 	dropped   uint64
 	sources   map[flowtable.PartKey]Source
 	complete  bool // sources has held every part once
 	removed   []removedFlow
 	reread    bool
-	confirmed bool           // an operator lets the switch be written to; see gate.go
-	sent      map[uint32]int // xid → index of the mods being applied
-	errs      map[int]*ofproto.Error
+	confirmed bool       // an operator lets the switch be written to; see gate.go
+	sendings  []*sending // messages on their way
 
 	work chan struct{} // capacity 1: the worker has something to do
 }
@@ -326,19 +326,8 @@ func (s *session) setup(ctx context.Context, features *ofproto.FeaturesReply) er
 	if s.desc, err = single(ctx, s, ofproto.MultipartDesc, ofproto.ParseDesc); err != nil {
 		return fmt.Errorf("description: %w", err)
 	}
-	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartPortDesc}, func(b []byte) error {
-		for p, err := range ofproto.PortDescOf(b) {
-			if err != nil {
-				return err
-			}
-			if usable(p.Port) && len(s.ports) < maxPorts {
-				s.ports = append(s.ports, p)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("ports: %w", err)
+	if s.ports, _, err = s.readPorts(ctx); err != nil {
+		return err
 	}
 	groups, err := single(ctx, s, ofproto.MultipartGroupFeatures, ofproto.ParseGroupFeatures)
 	if err != nil && !refused(err) {
@@ -517,6 +506,65 @@ func (s *session) packetIn(m *ofproto.PacketIn) {
 	s.enqueueLocked()
 }
 
+// readPorts asks for all ports, and returns how many port events had come before the
+// answer did.
+func (s *session) readPorts(ctx context.Context) (ports []ofproto.PortDesc, seen uint64, err error) {
+	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartPortDesc}, func(b []byte) error {
+		s.mu.Lock()
+		seen = s.portsSeen
+		s.mu.Unlock()
+		for p, err := range ofproto.PortDescOf(b) {
+			if err != nil {
+				return err
+			}
+			if usable(p.Port) && len(ports) < maxPorts {
+				ports = append(ports, p)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("ports: %w", err)
+	}
+	return ports, seen, nil
+}
+
+// auditPorts compares the ports of the switch with what is known of them: a change
+// that nobody told of, or whose message could not be read, must not stay unknown.
+func (s *session) auditPorts(ctx context.Context) error {
+	asking, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	ports, seen, err := s.readPorts(asking)
+	if refused(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return s.c.enqueue(ctx, func() {
+		s.mu.Lock()
+		later := s.portsSeen != seen || len(s.portEvs) > 0 // they know better; there is another audit
+		s.mu.Unlock()
+		sw := s.c.ctx.switches[s.dpid]
+		if later || sw == nil || sw.session != s {
+			return
+		}
+		there := map[ofproto.Port]bool{}
+		for _, p := range ports {
+			there[p.Port] = true
+			if known, ok := sw.Ports[p.Port]; !ok || known.Name != p.Name || known.Config != p.Config || known.State != p.State || known.HWAddr != p.HWAddr {
+				s.log().Warn("a change of a port was not told", "port", p.Port, "up", p.Up())
+				s.c.portStatus(sw, ofproto.PortStatus{Reason: ofproto.PortReasonModify, Desc: p})
+			}
+		}
+		for _, p := range sw.PortList() {
+			if !there[p.Port] {
+				s.log().Warn("a port is gone and that was not told", "port", p.Port)
+				s.c.portStatus(sw, ofproto.PortStatus{Reason: ofproto.PortReasonDelete, Desc: p})
+			}
+		}
+	})
+}
+
 // usable says whether a switch may have a port of that number (§7.2.1).
 func usable(p ofproto.Port) bool {
 	return p > 0 && p < ofproto.PortMax || p == ofproto.PortLocal
@@ -534,6 +582,7 @@ func (s *session) portStatus(m *ofproto.PortStatus) {
 		return
 	}
 	s.portEvs = append(s.portEvs, *m)
+	s.portsSeen++
 	s.enqueueLocked()
 }
 
@@ -566,13 +615,21 @@ func (s *session) flowRemoved(m *ofproto.FlowRemoved) {
 
 // failed records an error that the switch sent for a message being applied.
 func (s *session) failed(xid uint32, m *ofproto.Error) {
+	ok := false
 	s.mu.Lock()
-	i, ok := s.sent[xid]
-	if ok {
-		if _, again := s.errs[i]; !again {
+	for _, q := range s.sendings {
+		i := xid - q.first
+		if i >= q.n {
+			continue
+		}
+		ok = true
+		if q.errs[int(i)] == nil {
 			e := *m
 			e.Data = slices.Clone(m.Data)
-			s.errs[i] = &e
+			if q.errs == nil {
+				q.errs = map[int]*ofproto.Error{}
+			}
+			q.errs[int(i)] = &e
 		}
 	}
 	s.mu.Unlock()

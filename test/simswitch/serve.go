@@ -2,6 +2,7 @@ package simswitch
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"slices"
@@ -17,6 +18,8 @@ type channel struct {
 	bundles map[uint32]*bundle
 	waiting []bundled // for the barrier, with Options.Reorder
 }
+
+var errNoHello = errors.New("simswitch: the first message is not a hello")
 
 type bundle struct {
 	flags uint16
@@ -94,6 +97,10 @@ func (ch *channel) handle(h ofproto.Header, m ofproto.Message) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, met := s.channels[ch]; !met && h.Type != ofproto.TypeHello {
+		ch.conn.CloseWith(errNoHello) // as Open vSwitch does
+		return
+	}
 	switch m.(type) {
 	case *ofproto.FlowMod, *ofproto.GroupMod, *ofproto.BundleAdd:
 		s.mods++
