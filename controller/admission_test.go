@@ -325,11 +325,12 @@ func TestQueuesAreBounded(t *testing.T) {
 	})
 	t.Run("errors", func(t *testing.T) {
 		s := newSession()
-		s.sent, s.errs = map[uint32]int{7: 0}, map[int]*ofproto.Error{}
+		sent := s.announce(1)
+		sent.first = 7
 		for xid := range uint32(10_000) {
 			s.failed(xid, &ofproto.Error{})
 		}
-		require.Len(t, s.errs, 1, "of what was sent")
+		require.Len(t, sent.errs, 1, "of what was sent")
 		require.LessOrEqual(t, len(s.c.logLimited.seen), 4096)
 	})
 	t.Run("inbox", func(t *testing.T) {

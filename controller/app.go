@@ -41,7 +41,12 @@ type Source struct {
 	// Build returns is installed. Applied tells it back. Nil: it can.
 	Refused error
 
-	seq uint64 // of this assignment; set by the core
+	// Class is that of the part: where many are to be compiled, those of the lower
+	// class are first.
+	Class flowtable.Class
+
+	seq uint64    // of this assignment; set by the core
+	at  time.Time // of it
 }
 
 // SwitchUp says that a switch has finished its handshake and read-back. Its

@@ -157,7 +157,7 @@ func (c *Controller) assign(sw *Switch, parts map[flowtable.PartKey]Source, comp
 	}
 	for key, src := range parts {
 		c.seq++
-		src.seq = c.seq
+		src.seq, src.at = c.seq, c.ctx.Now
 		parts[key] = src
 		sw.pending[key] = src.seq
 	}

@@ -371,7 +371,7 @@ func (p *prober) try(ctx context.Context, list []probe) error {
 			mods[i].Message = q.flow
 		}
 	}
-	errs, err := p.send(ctx, mods, func(_ uint32, m *flowtable.Mod) ofproto.Message { return m.Message }, nil)
+	errs, err := p.send(ctx, mods)
 	if err != nil {
 		return err
 	}
@@ -460,7 +460,7 @@ func (p *prober) clean(ctx context.Context) error {
 		if len(mods) == 0 {
 			continue
 		}
-		if _, err := p.send(ctx, mods, func(_ uint32, m *flowtable.Mod) ofproto.Message { return m.Message }, nil); err != nil {
+		if _, err := p.send(ctx, mods); err != nil {
 			return err
 		}
 	}

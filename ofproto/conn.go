@@ -342,6 +342,17 @@ func (c *Conn) Send(m Message) (xid uint32, err error) {
 	return xid, c.SendXID(xid, m)
 }
 
+// ReserveXIDs returns the first of n transaction ids for SendXID and Queue that follow
+// one another.
+func (c *Conn) ReserveXIDs(n int) (first uint32) {
+	for {
+		last := c.sendXID.Add(uint32(n)) &^ requestXID
+		if last >= uint32(n) { // else it counted over the end, or through 0
+			return last - uint32(n) + 1
+		}
+	}
+}
+
 // SendXID queues a message; it is encoded when SendXID returns. Messages leave in
 // the order they are queued, all that wait in one write. When the queue is full it
 // waits for room, at most WriteTimeout: then the error is ErrSlow, and the message
@@ -360,6 +371,12 @@ func (c *Conn) SendXID(xid uint32, m Message) error {
 // there was room.
 func (c *Conn) TrySend(xid uint32, m Message) bool {
 	return c.enqueue(expired, xid, m, true) == nil
+}
+
+// Queue is SendXID for messages that come many at once: they need not leave before the
+// next Flush or SendXID, unless they fill a write.
+func (c *Conn) Queue(xid uint32, m Message) error {
+	return c.enqueue(context.Background(), xid, m, false)
 }
 
 // TryQueue is TrySend for messages that come many at once: they need not leave before
@@ -439,7 +456,7 @@ func (c *Conn) enqueue(ctx context.Context, xid uint32, m Message, now bool) err
 		if c.queued == 0 || c.queued+n <= c.o.MaxQueue {
 			c.queued += n
 			c.sent[typeIndex(m.MessageType())]++
-			if now {
+			if now || len(c.out) >= writeChunk {
 				c.wake()
 			}
 			c.mu.Unlock()
@@ -450,6 +467,7 @@ func (c *Conn) enqueue(ctx context.Context, xid uint32, m Message, now bool) err
 			c.space = make(chan struct{})
 		}
 		space := c.space
+		c.wake() // what was queued makes room
 		c.mu.Unlock()
 
 		if timeout == nil && c.o.WriteTimeout > 0 {
@@ -824,15 +842,46 @@ func (c *Conn) Request(ctx context.Context, m Message) (Message, error) {
 		}
 		return whole, nil
 	}
-	reply, ok := replyTo(m.MessageType())
-	if !ok {
-		return nil, fmt.Errorf("ofproto: request %v: %w", m.MessageType(), ErrNoReply)
-	}
-	w := &waiter{reply: reply, done: make(chan struct{})}
-	if err := c.roundTrip(ctx, m, w); err != nil {
+	call, err := c.start(ctx, m)
+	if err != nil {
 		return nil, err
 	}
-	return w.m, nil
+	c.Flush()
+	return call.Wait(ctx)
+}
+
+// Call is a request that was sent with Start.
+type Call struct {
+	c   *Conn
+	xid uint32
+	w   *waiter
+}
+
+// Start queues a request, which is no multipart, as Queue does. Wait waits for its
+// reply, and is to be called once. Errors are those of Request.
+func (c *Conn) Start(m Message) (*Call, error) { return c.start(context.Background(), m) }
+
+func (c *Conn) start(ctx context.Context, m Message) (*Call, error) {
+	reply, ok := replyTo(m.MessageType())
+	if !ok || reply == TypeMultipartReply {
+		return nil, fmt.Errorf("ofproto: request %v: %w", m.MessageType(), ErrNoReply)
+	}
+	return c.begin(ctx, m, &waiter{reply: reply, done: make(chan struct{})})
+}
+
+// Wait waits for the reply to a request. See Request for it and for the errors.
+func (k *Call) Wait(ctx context.Context) (Message, error) {
+	var err error
+	select {
+	case <-k.w.done:
+	case <-k.c.done:
+		err = k.c.Err()
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	k.c.forget(k.xid)
+	k.w.finish(nil, err) // unless the reply was first
+	return k.w.m, k.w.err
 }
 
 // Multipart sends a request and calls part with the body of each part of the reply,
@@ -845,33 +894,31 @@ func (c *Conn) Request(ctx context.Context, m Message) (Message, error) {
 // and ErrTooLarge over MaxMultipart bytes. What still comes of that reply is ignored.
 func (c *Conn) Multipart(ctx context.Context, req *MultipartRequest, part func(body []byte) error) error {
 	w := &waiter{reply: TypeMultipartReply, multipart: req.Type, part: part, done: make(chan struct{})}
-	return c.roundTrip(ctx, req, w)
+	call, err := c.begin(ctx, req, w)
+	if err != nil {
+		return err
+	}
+	c.Flush()
+	_, err = call.Wait(ctx)
+	return err
 }
 
-// roundTrip sends m and waits until w is over.
-func (c *Conn) roundTrip(ctx context.Context, m Message, w *waiter) error {
+// begin sends m, whose reply is for w.
+func (c *Conn) begin(ctx context.Context, m Message, w *waiter) (*Call, error) {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
-		return c.err
+		return nil, c.err
 	}
 	xid := c.requestXID()
 	c.waiters[xid] = w
 	c.mu.Unlock()
-
-	err := c.enqueue(ctx, xid, m, true)
-	if err == nil {
-		select {
-		case <-w.done:
-		case <-c.done:
-			err = c.Err()
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
+	if err := c.enqueue(ctx, xid, m, false); err != nil {
+		c.forget(xid)
+		w.finish(nil, err)
+		return nil, err
 	}
-	c.forget(xid)
-	w.finish(nil, err) // unless the reply was first
-	return w.err
+	return &Call{c, xid, w}, nil
 }
 
 // requestXID returns an id for a request. The caller holds mu.

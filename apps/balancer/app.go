@@ -598,14 +598,14 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		// Who is told where the VIP is expects an answer.
 		return a.vips[n].rec.VIP.Enabled && !a.input(c, sw, a.vips[n]).placement().none
 	})
-	return controller.Source{Build: func() flowtable.Part { return compileAddress(addr, mac, answer, nicira) }}
+	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileAddress(addr, mac, answer, nicira) }}
 }
 
 func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) controller.Source {
 	if v == nil {
 		return controller.Source{}
 	}
-	src := controller.Source{Tag: v.version}
+	src := controller.Source{Tag: v.version, Class: flowtable.ClassService}
 	if v.rec == nil || !serves(sw) || !v.rec.VIP.Enabled {
 		return src
 	}

@@ -104,7 +104,7 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		snap := c.Graph.Snapshot()
 		dpid := topology.DPID(sw.DPID)
 		oneTable := sw.Capabilities.OneTable()
-		return controller.Source{Build: func() flowtable.Part { return compileHost(snap, dpid, h, oneTable) }}
+		return controller.Source{Class: flowtable.ClassHost, Build: func() flowtable.Part { return compileHost(snap, dpid, h, oneTable) }}
 	}
 	switch {
 	case sw.Stage != controller.StageManaged && !sw.Capabilities.Normal:
