@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"runtime/debug"
 	"time"
@@ -27,6 +28,12 @@ const (
 	readsMost = 3
 	// retryRoom is the time between attempts at what a switch has no room for.
 	retryRoom = 10 * time.Second
+	// A part that is assigned over and over is compiled when nothing came for as long
+	// as the switch took for the last plan, between quietLeast and quietMost, and
+	// hotMost after the first assignment in any case.
+	quietLeast = 5 * time.Millisecond
+	quietMost  = 100 * time.Millisecond
+	hotMost    = time.Second
 )
 
 // retry remembers when a part that failed is tried again.
@@ -60,7 +67,10 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	s.attached = time.Now()
 	s.c.admission.done(s.entry)
 	s.c.admission.settle(s.entry)
-	w := &worker{session: s, compiled: map[flowtable.PartKey]Source{}, broken: map[flowtable.PartKey]bool{}, retries: map[flowtable.PartKey]retry{}, installed: installed}
+	w := &worker{
+		session: s, waiting: map[flowtable.PartKey]Source{}, hot: map[flowtable.PartKey]hotSource{}, compiled: map[flowtable.PartKey]Source{},
+		broken: map[flowtable.PartKey]bool{}, retries: map[flowtable.PartKey]retry{}, installed: installed,
+	}
 	audit := time.NewTimer(auditDelay())
 	defer audit.Stop()
 	again := time.NewTimer(time.Hour)
@@ -91,11 +101,26 @@ func auditDelay() time.Duration {
 	return auditEvery*2/3 + rand.N(auditEvery*2/3)
 }
 
+// classes is how many classes of parts are compiled one after the other.
+const classes = int(flowtable.ClassHost) + 1
+
+// hotSource is an assignment that waits for the next of the same part.
+type hotSource struct {
+	Source
+	since time.Time // of the first
+}
+
 // worker is the state of a session's reconciling goroutine.
 type worker struct {
 	*session
-	compiled  map[flowtable.PartKey]Source // of each part, the last one compiled
+	waiting   map[flowtable.PartKey]Source    // to be compiled
+	backlog   [classes][]flowtable.PartKey    // the keys of waiting, by class, oldest first
+	hot       map[flowtable.PartKey]hotSource // not to be compiled yet; see refill
+	compiled  map[flowtable.PartKey]Source    // of each part, the last one compiled
 	retries   map[flowtable.PartKey]retry
+	air       *flight // committed, and not landed; nil: none
+	last      *flight // that landed
+	lastTook  time.Duration
 	folded    folded
 	installed *flowtable.Installed       // a read-back that is not in the table yet
 	roomAt    time.Time                  // when parts that wait for room are next tried
@@ -113,66 +138,246 @@ func (w *worker) step(ctx context.Context) error {
 		if !w.ready || w.held(ctx) {
 			return nil
 		}
-		if err := w.setMeters(ctx); err != nil {
-			return err
+		if w.air == nil {
+			if err := w.setMeters(ctx); err != nil {
+				return err
+			}
 		}
-		if !w.table.Dirty() {
-			return w.deleteMeters(ctx)
-		}
-		plan := w.table.Plan(planSize)
-		results, err := w.apply(ctx, &plan)
+		next, err := w.next(ctx)
 		if err != nil {
 			return err
 		}
-		w.report(ctx, &plan, results)
+		if w.air != nil {
+			if next, err = w.land(ctx, next); err != nil {
+				return err
+			}
+		}
+		if next != nil {
+			if err := w.commit(ctx, next); err != nil {
+				return err
+			}
+			w.air = next
+			continue
+		}
+		if w.table.Dirty() || w.due() {
+			continue
+		}
+		if len(w.hot) > 0 {
+			return nil
+		}
+		return w.deleteMeters(ctx)
 	}
+}
+
+// next makes a plan of what is dirty. Where the switch has bundles it is launched, even
+// before the one in the air has landed; else it has been carried out.
+func (w *worker) next(ctx context.Context) (*flight, error) {
+	for w.table.Dirty() && (w.air == nil || w.air.commit != nil && !w.waitsForLanding()) {
+		plan := w.table.Plan(planSize)
+		failed := maps.Clone(plan.Blocked)
+		if plan.Len() > 0 && w.caps.Bundles {
+			return w.launch(&plan, failed)
+		}
+		f := &flight{plan: &plan, failed: failed, at: time.Now()}
+		if plan.Len() > 0 {
+			if err := w.applyPhases(ctx, &plan, plan.Phases(), failed); err != nil {
+				return nil, err
+			}
+			if err := w.oneByOne(ctx, &plan, failed); err != nil {
+				return nil, err
+			}
+		}
+		w.landed(ctx, f)
+		if plan.Len() > 0 {
+			break // others may have been assigned
+		}
+	}
+	return nil, nil
+}
+
+// land waits for the flight in the air. It returns the one that was launched after it,
+// unless that had to be given up.
+func (w *worker) land(ctx context.Context, next *flight) (*flight, error) {
+	f := w.air
+	ok, err := w.session.land(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		if next != nil {
+			if err := w.abandon(ctx, next); err != nil {
+				return nil, err
+			}
+			next = nil
+		}
+		if err := w.oneByOne(ctx, f.plan, f.failed); err != nil {
+			return nil, err
+		}
+	}
+	w.air = nil
+	w.landed(ctx, f)
+	return next, nil
+}
+
+// landed reports a flight whose outcome is known.
+func (w *worker) landed(ctx context.Context, f *flight) {
+	if f.plan.Len() > 0 {
+		w.last, w.lastTook = f, time.Since(f.at)
+	}
+	w.report(ctx, f.plan, f.failed)
+}
+
+// waitsForLanding says whether something is to be done while nothing is in the air.
+func (w *worker) waitsForLanding() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reread || len(w.removed) > 0
+}
+
+// due says whether parts wait to be compiled.
+func (w *worker) due() bool {
+	for _, keys := range w.backlog {
+		if len(keys) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// refill takes over what was assigned since. A part that is assigned again while the
+// switch is still busy with the last assignment is hot: more of it is likely to come,
+// and each would be sent for nothing but the last.
+func (w *worker) refill(now time.Time) (complete bool) {
+	w.mu.Lock()
+	sources, complete := w.sources, w.complete
+	if len(sources) > 0 {
+		w.sources = map[flowtable.PartKey]Source{}
+	}
+	w.mu.Unlock()
+	for key, src := range sources {
+		h, hot := w.hot[key]
+		_, waits := w.waiting[key]
+		switch {
+		case hot:
+			h.Source = src
+			w.hot[key] = h
+		case waits:
+			w.waiting[key] = src
+		case w.ready && (w.air.has(key) && src.at.After(w.air.at) || w.last.has(key) && src.at.After(w.last.at) && !src.at.After(w.last.at.Add(w.lastTook))):
+			w.hot[key] = hotSource{Source: src, since: src.at}
+		default:
+			w.enlist(key, src)
+		}
+	}
+	for key, h := range w.hot {
+		if !w.coolAt(h).After(now) {
+			delete(w.hot, key)
+			w.enlist(key, h.Source)
+		}
+	}
+	return complete
+}
+
+func (w *worker) enlist(key flowtable.PartKey, src Source) {
+	class := min(int(src.Class), len(w.backlog)-1)
+	w.waiting[key] = src
+	w.backlog[class] = append(w.backlog[class], key)
+}
+
+// coolAt is when a hot part is compiled: when it was left alone for as long as the
+// switch took last, and soon in any case.
+func (w *worker) coolAt(h hotSource) time.Time {
+	quiet := min(max(w.lastTook, quietLeast), quietMost)
+	return earlier(h.at.Add(quiet), h.since.Add(hotMost))
+}
+
+// compile brings parts that wait into the table, those of the lower class first: all of
+// them, or, where plans may be made of some, about as much as one plan holds, so that
+// the switch has something to do while the rest is compiled. Parts in the air wait.
+func (w *worker) compile(results map[flowtable.PartKey]error) {
+	most := planSize
+	if !w.ready || w.shut != nil || w.caps.OneTable() {
+		most = math.MaxInt
+	}
+	taken := map[flowtable.PartKey]Source{} // where all have to be looked at
+	n := 0                                  // about how many messages
+	for class := range w.backlog {
+		var later []flowtable.PartKey
+		for len(w.backlog[class]) > 0 && n < most {
+			key := w.backlog[class][0]
+			w.backlog[class] = w.backlog[class][1:]
+			if w.air.has(key) {
+				later = append(later, key)
+				continue
+			}
+			src := w.waiting[key]
+			delete(w.waiting, key)
+			if !w.caps.Holds {
+				src.Build, src.Refused = nil, errIgnores
+			}
+			w.compiled[key] = Source{Tag: src.Tag, Refused: src.Refused, seq: src.seq} // Build would keep its inputs alive
+			delete(w.retries, key)
+			delete(w.broken, key)
+			if most == math.MaxInt {
+				taken[key] = src
+			}
+			if w.shut != nil {
+				results[key] = w.shut
+			}
+			if src.Build == nil {
+				w.deletePart(key)
+				n++
+				continue
+			}
+			part, err := w.build(src)
+			if err == nil {
+				err = w.setPart(key, w.metered(key.App, part))
+			}
+			if err != nil {
+				w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
+				results[key] = err
+				w.broken[key] = true
+			}
+			n += 1 + len(part.Flows) + len(part.Groups)
+		}
+		w.backlog[class] = append(w.backlog[class], later...)
+		if len(w.backlog[class]) > len(later) {
+			break
+		}
+		if len(w.backlog[class]) == 0 {
+			w.backlog[class] = nil
+		}
+	}
+	w.table.KeepOrphans(len(w.broken) > 0)
+	w.refold(taken, results)
 }
 
 // take moves what waits for the worker into the table.
 func (w *worker) take(ctx context.Context) error {
-	w.mu.Lock()
-	sources, complete := w.sources, w.complete
-	w.sources = map[flowtable.PartKey]Source{}
-	var removed []removedFlow
-	var reread bool
-	if complete {
-		removed, reread = w.removed, w.reread
-		w.removed, w.reread = nil, false
-	}
-	w.mu.Unlock()
-
+	now := time.Now()
+	complete := w.refill(now)
 	results := map[flowtable.PartKey]error{}
-	for key, src := range sources {
-		if !w.caps.Holds {
-			src.Build, src.Refused = nil, errIgnores
-		}
-		w.compiled[key] = Source{Tag: src.Tag, Refused: src.Refused, seq: src.seq} // Build would keep its inputs alive
-		delete(w.retries, key)
-		delete(w.broken, key)
-		if src.Build == nil {
-			w.deletePart(key)
-			continue
-		}
-		part, err := w.build(src)
-		if err == nil {
-			err = w.setPart(key, w.metered(key.App, part))
-		}
-		if err != nil {
-			w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
-			results[key] = err
-			w.broken[key] = true
-		}
-	}
-	w.table.KeepOrphans(len(w.broken) > 0)
-	w.refold(sources, results)
 	defer func() {
 		if len(results) > 0 {
 			w.c.applied(ctx, w.session, w.applied(results), w.counts())
 		}
 	}()
-	if !complete {
+	if complete && !w.ready && w.installed.Ours() == 0 && w.laterTerm == 0 && !w.caps.OneTable() {
+		// Where nothing of ours is, nothing can be deleted by mistake, and the first
+		// plans need not wait until all is compiled.
+		w.adopt(ctx, results)
+	}
+	w.compile(results)
+	if !complete || w.air != nil {
 		return nil
 	}
+	if w.ready && w.due() && w.shut == nil {
+		return nil // a read-back is compared with the whole
+	}
+	w.mu.Lock()
+	removed, reread := w.removed, w.reread
+	w.removed, w.reread = nil, false
+	w.mu.Unlock()
 	if reread && w.installed == nil {
 		in, err := w.readBack(ctx)
 		if err != nil {
@@ -181,29 +386,12 @@ func (w *worker) take(ctx context.Context) error {
 		w.installed = in
 	}
 	if w.installed != nil {
-		w.table.ReadBack(w.installed)
-		w.table.Postpone(func(key flowtable.PartKey) bool { return w.retries[key].room })
-		w.installed = nil
-		if !w.ready {
-			w.ready = true
-			if w.shut = w.gate(); w.shut != nil {
-				w.c.hold(ctx, w.session, w.shut)
-				for key := range w.compiled {
-					results[key] = w.shut
-				}
-			}
-		}
-	}
-	if w.shut != nil {
-		for key := range sources {
-			results[key] = w.shut
-		}
+		w.adopt(ctx, results)
 	}
 	// After the read-back: what it saw may have been removed since.
 	for _, r := range removed {
 		w.table.FlowRemoved(r.table, r.priority, r.match, r.cookie)
 	}
-	now := time.Now()
 	for key, r := range w.retries {
 		if !r.at.After(now) && !r.room {
 			w.table.MarkDirty(key)
@@ -211,6 +399,23 @@ func (w *worker) take(ctx context.Context) error {
 	}
 	w.lookForRoom(now)
 	return nil
+}
+
+// adopt compares a read-back with what is desired; after the first, the gate is asked.
+func (w *worker) adopt(ctx context.Context, results map[flowtable.PartKey]error) {
+	w.table.ReadBack(w.installed)
+	w.table.Postpone(func(key flowtable.PartKey) bool { return w.retries[key].room })
+	w.installed = nil
+	if w.ready {
+		return
+	}
+	w.ready = true
+	if w.shut = w.gate(); w.shut != nil {
+		w.c.hold(ctx, w.session, w.shut)
+		for key := range w.compiled {
+			results[key] = w.shut
+		}
+	}
 }
 
 // lookForRoom tries the one part again that has waited for room longest, when it is
@@ -252,9 +457,13 @@ func (w *worker) build(src Source) (p flowtable.Part, err error) {
 	return src.Build(), nil
 }
 
-// nextRetry is how long the worker may sleep for the sake of parts that failed.
+// nextRetry is how long the worker may sleep for the sake of parts that failed or are
+// hot.
 func (w *worker) nextRetry() time.Duration {
 	next := time.Hour
+	for _, h := range w.hot {
+		next = min(next, max(time.Until(w.coolAt(h)), 0))
+	}
 	for _, r := range w.retries {
 		at := r.at
 		if r.room {
@@ -332,10 +541,6 @@ func mistaken(err error) bool {
 		e.Type == ofproto.ErrorBadAction && e.Code == ofproto.CodeBadOutGroup)
 }
 
-// errInnocent marks a part whose messages were refused only because another
-// part's message in the same bundle was.
-var errInnocent = errors.New("discarded with the bundle")
-
 // Bounds of how a plan is taken apart when a switch refuses some of it.
 const (
 	// refusalsMost is how many bundles in a row may be refused before the parts are
@@ -345,32 +550,26 @@ const (
 	fullMost = 8
 )
 
-// apply sends a plan and returns the parts that failed, and why. An error means
-// that the connection is of no more use.
+// oneByOne goes on with a plan that the switch did not take as it was; failed is what
+// it refused, and becomes what it refuses in the end. An error means that the
+// connection is of no more use.
 //
 // A part that the switch refuses does not keep the others out. Where the switch has
 // no room for all, the parts are sent one by one in the order of their class, those
 // that need no more room first, until it is plain that no more fit.
-func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.PartKey]error, error) {
-	failed := maps.Clone(p.Blocked)
-	if p.Len() == 0 {
-		return failed, nil
-	}
-	if err := s.applyWhole(ctx, p, failed); err != nil {
-		return nil, err
-	}
+func (s *session) oneByOne(ctx context.Context, p *flowtable.Plan, failed map[flowtable.PartKey]error) error {
 	full := false
 	for _, err := range failed {
 		full = full || noRoom(err)
 	}
 	if !full && s.refusals < refusalsMost {
-		return failed, nil
+		return nil
 	}
 	row := 0
 	var last *ofproto.Error
 	split := p.Split()
 	if len(split) == 1 && (s.caps.Bundles || len(p.DeleteFlows)+len(p.DeleteGroups) == 0) {
-		return failed, nil // it was by itself
+		return nil // it was by itself
 	}
 	for _, q := range split {
 		key := q.Parts[0]
@@ -384,12 +583,12 @@ func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.P
 		}
 		delete(failed, key)
 		if err := s.applyWhole(ctx, &q, failed); err != nil {
-			return nil, err
+			return err
 		}
 		if noRoom(failed[key]) && !s.caps.Bundles && len(q.DeleteFlows)+len(q.DeleteGroups) > 0 {
 			delete(failed, key)
 			if err := s.applyPhases(ctx, &q, q.RoomFirst(), failed); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if row++; !noRoom(failed[key]) || !errors.As(failed[key], &last) {
@@ -397,7 +596,7 @@ func (s *session) apply(ctx context.Context, p *flowtable.Plan) (map[flowtable.P
 		}
 	}
 	s.refusals = 0
-	return failed, nil
+	return nil
 }
 
 // keepDeletions remembers the deletions of a plan that is not carried out.
@@ -428,7 +627,7 @@ func noRoom(err error) bool {
 // applyWhole sends a plan as one bundle, or in phases where there are none.
 func (s *session) applyWhole(ctx context.Context, p *flowtable.Plan, failed map[flowtable.PartKey]error) error {
 	if s.caps.Bundles {
-		return s.applyBundle(ctx, p.Atomic(), failed)
+		return s.applyBundle(ctx, p, failed)
 	}
 	return s.applyPhases(ctx, p, p.Phases(), failed)
 }
@@ -461,7 +660,7 @@ func (s *session) applyPhase(ctx context.Context, mods []flowtable.Mod, failed m
 			s.table.Failed(&m)
 		}
 	}
-	errs, err := s.send(ctx, send, func(xid uint32, m *flowtable.Mod) ofproto.Message { return m.Message }, nil)
+	errs, err := s.send(ctx, send)
 	if err != nil {
 		return err
 	}
@@ -475,116 +674,6 @@ func (s *session) applyPhase(ctx context.Context, mods []flowtable.Mod, failed m
 			continue
 		}
 		s.table.Applied(m)
-	}
-	return nil
-}
-
-// applyBundle sends messages as one atomic, ordered bundle. When the switch
-// refuses it, the parts whose messages it named have failed, and the others are
-// innocent.
-func (s *session) applyBundle(ctx context.Context, mods []flowtable.Mod, failed map[flowtable.PartKey]error) error {
-	s.bundleID++
-	id, flags := s.bundleID, ofproto.BundleAtomic|ofproto.BundleOrdered
-	control := func(t ofproto.BundleControlType) error {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		_, err := s.conn.Request(ctx, &ofproto.BundleControl{Bundle: id, Type: t, Flags: flags})
-		return err
-	}
-	if err := control(ofproto.BundleOpenRequest); err != nil {
-		return fmt.Errorf("bundle open: %w", err)
-	}
-	errs, err := s.send(ctx, mods, func(xid uint32, m *flowtable.Mod) ofproto.Message {
-		return &ofproto.BundleAdd{Bundle: id, Flags: flags, XID: xid, Message: m.Message}
-	}, func() error { return control(ofproto.BundleCommitRequest) })
-	switch {
-	case err == nil && len(errs) == 0:
-		s.refusals = 0
-		for i := range mods {
-			s.table.Applied(&mods[i])
-		}
-		return nil
-	case err != nil && !refused(err):
-		return fmt.Errorf("bundle: %w", err)
-	}
-	s.refusals++
-	// Nothing was applied. After a refused add the bundle is still open.
-	if err == nil {
-		if err := control(ofproto.BundleDiscardRequest); err != nil && !refused(err) {
-			return fmt.Errorf("bundle discard: %w", err)
-		}
-	}
-	for i := range mods {
-		m := &mods[i]
-		s.table.Failed(m)
-		if e := errs[i]; e != nil && failed[m.Part] == nil {
-			failed[m.Part] = fmt.Errorf("%s: %w", m, e)
-		}
-	}
-	for i := range mods {
-		part := mods[i].Part
-		if failed[part] != nil {
-			continue
-		}
-		if len(errs) > 0 {
-			failed[part] = errInnocent
-		} else {
-			failed[part] = fmt.Errorf("bundle: %w", err)
-		}
-	}
-	return nil
-}
-
-// send sends messages back to back under xids of their own and a barrier, and returns
-// the errors that the switch sent for them, by index. Where there were none commit
-// follows, unless it is nil: what is refused is never committed. Its error is returned
-// with the errors that came of it.
-func (s *session) send(ctx context.Context, mods []flowtable.Mod, wrap func(uint32, *flowtable.Mod) ofproto.Message, commit func() error) (map[int]*ofproto.Error, error) {
-	sent := make(map[uint32]int, len(mods))
-	s.mu.Lock()
-	s.sent, s.errs = sent, map[int]*ofproto.Error{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.sent, s.errs = nil, nil
-		s.mu.Unlock()
-	}()
-	for i := range mods {
-		xid := s.conn.NextXID()
-		s.mu.Lock()
-		sent[xid] = i
-		s.mu.Unlock()
-		if err := s.conn.SendXID(xid, wrap(xid, &mods[i])); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.barrier(ctx); err != nil {
-		return nil, err
-	}
-	if errs := s.errors(); commit == nil || len(errs) > 0 {
-		return errs, nil
-	}
-	err := commit()
-	if err == nil {
-		return nil, nil
-	}
-	if err := s.barrier(ctx); err != nil {
-		return nil, err
-	}
-	return s.errors(), err
-}
-
-func (s *session) errors() map[int]*ofproto.Error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.errs)
-}
-
-func (s *session) barrier(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if _, err := request[*ofproto.BarrierReply](ctx, s, &ofproto.BarrierRequest{}); err != nil {
-		return fmt.Errorf("barrier: %w", err)
 	}
 	return nil
 }

@@ -97,9 +97,8 @@ type session struct {
 	complete  bool // sources has held every part once
 	removed   []removedFlow
 	reread    bool
-	confirmed bool           // an operator lets the switch be written to; see gate.go
-	sent      map[uint32]int // xid → index of the mods being applied
-	errs      map[int]*ofproto.Error
+	confirmed bool       // an operator lets the switch be written to; see gate.go
+	sendings  []*sending // messages on their way
 
 	work chan struct{} // capacity 1: the worker has something to do
 }
@@ -616,13 +615,21 @@ func (s *session) flowRemoved(m *ofproto.FlowRemoved) {
 
 // failed records an error that the switch sent for a message being applied.
 func (s *session) failed(xid uint32, m *ofproto.Error) {
+	ok := false
 	s.mu.Lock()
-	i, ok := s.sent[xid]
-	if ok {
-		if _, again := s.errs[i]; !again {
+	for _, q := range s.sendings {
+		i := xid - q.first
+		if i >= q.n {
+			continue
+		}
+		ok = true
+		if q.errs[int(i)] == nil {
 			e := *m
 			e.Data = slices.Clone(m.Data)
-			s.errs[i] = &e
+			if q.errs == nil {
+				q.errs = map[int]*ofproto.Error{}
+			}
+			q.errs[int(i)] = &e
 		}
 	}
 	s.mu.Unlock()
