@@ -11,6 +11,7 @@ import (
 const (
 	classNXM0         = 0x0000 // Nicira's fields, before there was OXM
 	classNXM1         = 0x0001
+	classEricsson     = 0x1000 // of neighbour discovery, in Open vSwitch
 	classBasic        = 0x8000
 	classPacketRegs   = 0x8001
 	classExperimenter = 0xffff
@@ -126,6 +127,12 @@ const (
 	FieldNXMCTSrcPort  FieldType = classNXM1<<16 | 124
 	FieldNXMCTDstPort  FieldType = classNXM1<<16 | 125
 	FieldPacketReg0    FieldType = classPacketRegs << 16 // eight of 64 bits, over the registers
+)
+
+// Fields that let Open vSwitch turn a neighbour solicitation into the advertisement.
+const (
+	FieldNDReserved    FieldType = classEricsson<<16 | 1 // the flags and what is reserved, 32 bits
+	FieldNDOptionsType FieldType = classEricsson<<16 | 2 // of the first option: 1 source, 2 target link address
 )
 
 // kind is how a value is written as text.
@@ -273,10 +280,13 @@ var fields = []fieldInfo{
 	{FieldPacketReg0 + 5, "OXM_OF_PKT_REG5", 8, 64, kindHex},
 	{FieldPacketReg0 + 6, "OXM_OF_PKT_REG6", 8, 64, kindHex},
 	{FieldPacketReg0 + 7, "OXM_OF_PKT_REG7", 8, 64, kindHex},
+
+	{FieldNDReserved, "ERICOXM_OF_ICMPV6_ND_RESERVED", 4, 32, kindHex},
+	{FieldNDOptionsType, "ERICOXM_OF_ICMPV6_ND_OPTIONS_TYPE", 1, 8, kindDec},
 }
 
 // fieldIndex finds a row of fields by class and number; 0 where there is none.
-var fieldIndex = func() (index [4][128]uint8) {
+var fieldIndex = func() (index [5][128]uint8) {
 	for i, f := range fields {
 		index[classIndex(f.Type)][f.Type&0x7f] = uint8(i + 1)
 	}
@@ -294,6 +304,8 @@ func classIndex(t FieldType) int {
 		return 2
 	case classPacketRegs:
 		return 3
+	case classEricsson:
+		return 4
 	}
 	return -1
 }
@@ -778,3 +790,30 @@ func NXMReg(n int, value, mask uint32) Field {
 
 // NXMCTState matches the bits of the connection tracking state that mask has (Open vSwitch).
 func NXMCTState(value, mask uint32) Field { return field32m(FieldNXMCTState, value, mask) }
+
+// Values of IPFrag: any fragment, and one that is not the first and has no ports.
+const (
+	FragAny   uint8 = 1 << 0
+	FragLater uint8 = 1 << 1
+)
+
+// IPFrag matches the bits of FragAny and FragLater that mask has (Open vSwitch): with
+// value 0 and mask FragLater all packets that have their ports.
+func IPFrag(value, mask uint8) Field {
+	return Field{Type: FieldNXMIPFrag, Value: []byte{value & mask}, Mask: []byte{mask}}
+}
+
+// NDReserved matches the 32 bits with the flags of a neighbour advertisement (Open
+// vSwitch).
+func NDReserved(v uint32) Field { return field32(FieldNDReserved, v) }
+
+// NDOptionsType matches the type of the first option of a neighbour discovery message
+// (Open vSwitch).
+func NDOptionsType(t uint8) Field { return field8(FieldNDOptionsType, t) }
+
+// IPv6SrcMasked matches the bits of the lower 32 of the source address that mask has.
+func IPv6SrcMasked(value, mask uint32) Field { return field128m(FieldIPv6Src, value, mask) }
+
+func field128m(t FieldType, v, m uint32) Field {
+	return Field{Type: t, Value: be.AppendUint32(make([]byte, 12), v&m), Mask: be.AppendUint32(make([]byte, 12), m)}
+}
