@@ -135,6 +135,9 @@ func (w *worker) step(ctx context.Context) error {
 		if err := w.take(ctx); err != nil {
 			return err
 		}
+		if !w.due() {
+			w.answer()
+		}
 		if !w.ready || w.held(ctx) {
 			return nil
 		}

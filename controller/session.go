@@ -101,6 +101,8 @@ type session struct {
 	sendings  []*sending // messages on their way
 
 	work chan struct{} // capacity 1: the worker has something to do
+
+	inspect inspection
 }
 
 type removedFlow struct {
@@ -492,7 +494,7 @@ func (s *session) invalid(h ofproto.Header, frame []byte, err error) {
 
 func (s *session) packetIn(m *ofproto.PacketIn) {
 	port, ok := m.Match.InPort()
-	if !ok {
+	if !ok || s.sampled(port, m.Data) {
 		return
 	}
 	s.mu.Lock()
