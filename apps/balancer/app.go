@@ -61,6 +61,7 @@ type ack struct {
 // location is what is known of where a member's address is.
 type location struct {
 	known  bool
+	lost   bool // it was known
 	mac    ofproto.MAC
 	place  topology.Place
 	since  time.Time // of the last change
@@ -111,7 +112,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case controller.SwitchUp:
 		a.locateAll(c)
 		a.await(c, e.DPID)
-		c.WakeAt(c.Now.Add(resolveSoon))
+		a.askSooner(c)
 	case controller.SwitchDown:
 		a.forgetAnswers(e.DPID)
 		for _, v := range a.vips {

@@ -21,6 +21,10 @@ const (
 	// refreshEvery is how often a known member is asked for again, so that it does
 	// not age out of the network's host table.
 	refreshEvery = 60 * time.Second
+	// unseenEvery and lostEvery are the longest times between two requests for a member
+	// that was never seen, and for one that was: it is more likely to be back.
+	unseenEvery = 30 * time.Second
+	lostEvery   = 5 * time.Second
 	// silentAfter is how long a known member may leave requests unanswered before it
 	// may age like any other host.
 	silentAfter = 3 * refreshEvery
@@ -90,7 +94,7 @@ func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 		a.dropMAC(c, l.mac, addr)
 	}
 	remove(a.at, l.place, addr)
-	*l = location{known: ok, since: c.Now, asked: l.asked, place: h.Place}
+	*l = location{known: ok, lost: !ok, since: c.Now, asked: l.asked, place: h.Place}
 	if h.Place.DPID != 0 {
 		add(a.at, h.Place, addr)
 	}
@@ -155,6 +159,17 @@ func (a *App) askAgain(c *controller.Context) {
 	c.WakeAt(c.Now.Add(resolveSoon))
 }
 
+// askSooner has the time between two requests for an unknown member grow from the
+// beginning again: a switch that it may be at has connected, and others may follow.
+func (a *App) askSooner(c *controller.Context) {
+	for _, l := range a.members {
+		if !l.known {
+			l.asks = 0
+		}
+	}
+	c.WakeAt(c.Now.Add(resolveSoon))
+}
+
 // resolve sends the ARP requests that are due. A member whose place is known is
 // asked there; another wherever hosts may be.
 func (a *App) resolve(c *controller.Context) {
@@ -163,7 +178,11 @@ func (a *App) resolve(c *controller.Context) {
 	for addr, l := range a.members {
 		due := l.asked.Add(refreshEvery)
 		if !l.known {
-			due = l.asked.Add(min(resolveTick<<min(l.asks, 8), refreshEvery/2))
+			most := unseenEvery
+			if l.lost {
+				most = lostEvery
+			}
+			due = l.asked.Add(min(resolveTick<<min(l.asks, 8), most))
 		}
 		if due.After(c.Now) {
 			continue
