@@ -77,6 +77,7 @@ var alias = map[ofproto.FieldType]ofproto.FieldType{
 	ofproto.FieldNXMIPv6Dst: ofproto.FieldIPv6Dst, ofproto.FieldNXMICMPv6Type: ofproto.FieldICMPv6Type,
 	ofproto.FieldNXMICMPv6Code: ofproto.FieldICMPv6Code, ofproto.FieldNXMNDTarget: ofproto.FieldIPv6NDTarget,
 	ofproto.FieldNXMIPECN: ofproto.FieldIPECN,
+	ofproto.FieldNXMNDSLL: ofproto.FieldIPv6NDSLL, ofproto.FieldNXMNDTLL: ofproto.FieldIPv6NDTLL,
 }
 
 func canonical(t ofproto.FieldType) ofproto.FieldType {
@@ -135,10 +136,30 @@ func (p *inFlight) span(t ofproto.FieldType) (at, n int, ok bool) {
 	case ofproto.FieldICMPv6Type, ofproto.FieldICMPv6Code:
 		return p.l4 + int(t-ofproto.FieldICMPv6Type), 1, icmp6
 	case ofproto.FieldIPv6NDTarget:
-		nd, ok := f.ND()
-		return p.l4 + 8, 16, ok && nd.Target.IsValid()
+		return p.l4 + 8, 16, p.neighbour()
+	case ofproto.FieldNDReserved:
+		return p.l4 + 4, 4, p.neighbour()
+	case ofproto.FieldNDOptionsType:
+		return p.l4 + 24, 1, p.neighbour() && len(p.frame) >= p.l4+32
+	case ofproto.FieldIPv6NDSLL:
+		return p.l4 + 26, 6, p.option(packet.ICMPv6NeighborSolicitation, packet.NDSourceLinkAddr)
+	case ofproto.FieldIPv6NDTLL:
+		return p.l4 + 26, 6, p.option(packet.ICMPv6NeighborAdvertisement, packet.NDTargetLinkAddr)
 	}
 	return 0, 0, false
+}
+
+// neighbour says whether the packet is a neighbour solicitation or advertisement.
+func (p *inFlight) neighbour() bool {
+	nd, ok := p.decoded.ND()
+	return ok && nd.Target.IsValid()
+}
+
+// option says whether the packet is of a type of neighbour discovery and begins its
+// options with a link address. Only the first option is looked at.
+func (p *inFlight) option(icmpType, option uint8) bool {
+	nd, ok := p.decoded.ND()
+	return ok && nd.Type == icmpType && len(nd.Options) >= 8 && nd.Options[0] == option
 }
 
 // get returns the value of a field as an OXM would hold it; ok is false where the
@@ -177,6 +198,18 @@ func (p *inFlight) get(t ofproto.FieldType) (value []byte, ok bool) {
 			return []byte{b >> 2}, ok
 		}
 		return []byte{b & 3}, ok
+	case ofproto.FieldNXMIPFrag:
+		return p.fragment()
+	case ofproto.FieldIPv6NDSLL, ofproto.FieldIPv6NDTLL:
+		// Without the option it reads as zero, as in Open vSwitch.
+		nd, ok := p.decoded.ND()
+		want := packet.ICMPv6NeighborSolicitation + uint8(t-ofproto.FieldIPv6NDSLL)
+		return make([]byte, 6), ok && nd.Type == want
+	case ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst:
+		// So do the ports of fragments behind the first.
+		proto := [...]uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP}[(t-ofproto.FieldTCPSrc)/2]
+		b, ok := p.fragment()
+		return []byte{0, 0}, ok && b[0]&ofproto.FragLater != 0 && p.decoded.Proto() == proto
 	}
 	if n := t.Len(); scratchField(t) && n > 0 {
 		if v, ok := p.scratch[t]; ok {
@@ -185,6 +218,22 @@ func (p *inFlight) get(t ofproto.FieldType) (value []byte, ok bool) {
 		return make([]byte, n), true
 	}
 	return nil, false
+}
+
+// fragment returns the value of the field of fragments.
+func (p *inFlight) fragment() ([]byte, bool) {
+	f := &p.decoded
+	_, _, ip := f.Addrs()
+	if !ip || !f.Fragment() {
+		return []byte{0}, ip
+	}
+	_, _, ports := f.Ports()
+	_, icmp := f.ICMP()
+	_, icmp6 := f.ICMPv6()
+	if ports || icmp || icmp6 {
+		return []byte{ofproto.FragAny}, true
+	}
+	return []byte{ofproto.FragAny | ofproto.FragLater}, true
 }
 
 func (p *inFlight) trafficClass() (uint8, bool) {
@@ -224,7 +273,17 @@ func (p *inFlight) set(t ofproto.FieldType, value []byte) {
 		p.frame[14] = p.frame[14]&0x1f | value[0]<<5
 		p.decode()
 	case t == ofproto.FieldIPDSCP || t == ofproto.FieldIPECN:
-		if _, ok := p.decoded.IPv4(); ok {
+		if _, ok := p.decoded.IPv6(); ok {
+			c, _ := p.trafficClass()
+			if t == ofproto.FieldIPDSCP {
+				c = c&3 | value[0]<<2
+			} else {
+				c = c&^3 | value[0]&3
+			}
+			p.frame[p.l3] = p.frame[p.l3]&0xf0 | c>>4
+			p.frame[p.l3+1] = p.frame[p.l3+1]&0x0f | c<<4
+			p.decode()
+		} else if _, ok := p.decoded.IPv4(); ok {
 			if t == ofproto.FieldIPDSCP {
 				p.frame[p.l3+1] = p.frame[p.l3+1]&3 | value[0]<<2
 			} else {
@@ -345,11 +404,18 @@ func prerequisitesOf(t ofproto.FieldType) []prerequisite {
 		return []prerequisite{eth(uint64(ofproto.EthTypeIPv4)), proto(uint64(ofproto.ProtoICMP))}
 	case ofproto.FieldICMPv6Type, ofproto.FieldICMPv6Code:
 		return []prerequisite{eth(uint64(ofproto.EthTypeIPv6)), proto(uint64(ofproto.ProtoICMPv6))}
-	case ofproto.FieldIPv6NDTarget:
+	case ofproto.FieldIPv6NDTarget, ofproto.FieldNDReserved, ofproto.FieldNDOptionsType:
 		return []prerequisite{eth(uint64(ofproto.EthTypeIPv6)), {ofproto.FieldICMPv6Type, []uint64{135, 136}}}
+	case ofproto.FieldIPv6NDSLL, ofproto.FieldIPv6NDTLL:
+		return []prerequisite{eth(uint64(ofproto.EthTypeIPv6)), {ofproto.FieldICMPv6Type, []uint64{135 + uint64(t-ofproto.FieldIPv6NDSLL)}}}
+	case ofproto.FieldNXMIPFrag:
+		return []prerequisite{ip}
 	}
 	return nil
 }
+
+// nicira says whether a field is none of the specification's.
+func nicira(t ofproto.FieldType) bool { return t>>16 != ofproto.FieldInPort>>16 }
 
 // meets says whether a match guarantees that a field exists.
 func meets(m ofproto.Match, t ofproto.FieldType) bool {

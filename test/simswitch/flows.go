@@ -149,7 +149,7 @@ func (s *Switch) checkMatch(m ofproto.Match) *ofproto.Error {
 			return bad(ofproto.ErrorBadMatch, matchDuplicate)
 		}
 		seen[f.Type] = true
-		if f.Type.Len() == 0 {
+		if f.Type.Len() == 0 || s.o.NoNicira && nicira(f.Type) {
 			return bad(ofproto.ErrorBadMatch, matchBadField)
 		}
 		if !meets(m, f.Type) {
@@ -231,6 +231,9 @@ func (s *Switch) checkActions(actions []ofproto.Action, m ofproto.Match, known b
 			}
 		case ofproto.SetField:
 			err = field(a.Field.Type)
+			if s.o.NoNicira && nicira(a.Field.Type) {
+				err = bad(ofproto.ErrorBadAction, actionBadSetType)
+			}
 			if slices.Contains(s.o.NoSet, a.Field.Type) || !known && slices.Contains(s.o.NoBucketSet, a.Field.Type) {
 				err = bad(ofproto.ErrorBadAction, actionBadSetType)
 			}

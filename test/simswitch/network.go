@@ -16,12 +16,14 @@ type Place struct {
 	Port ofproto.Port
 }
 
-// Host is an end station. It answers ARP for its address, and else what Answer says.
+// Host is an end station. It answers ARP or neighbour solicitations for its address,
+// and else what Answer says.
 type Host struct {
 	Name string
 	MAC  packet.MAC
 	IP   netip.Addr
-	At   Place // several hosts at one port are behind a hub
+	VLAN uint16 // it sends and takes frames of this VLAN alone, tagged; 0: untagged
+	At   Place  // several hosts at one port are behind a hub
 	// Mute: it answers nothing by itself.
 	Mute bool
 	// Answer returns the frames with which the host answers one that is addressed to
@@ -161,10 +163,28 @@ func (n *Network) Send(host string, frame []byte) {
 	n.follow([]arrival{{at, frame}})
 }
 
-// Announce sends an ARP announcement from a host.
+// Tags are the tags of the frames that the host sends.
+func (h *Host) Tags() []packet.VLAN {
+	if h.VLAN == 0 {
+		return nil
+	}
+	return []packet.VLAN{{ID: h.VLAN}}
+}
+
+// allNodes is the group of all IPv6 hosts of a link (RFC 4291 §2.7.1).
+var allNodes = netip.MustParseAddrPort("[ff02::1]:0")
+
+// Announce sends an ARP announcement from a host, or an unsolicited neighbour
+// advertisement.
 func (n *Network) Announce(host string) {
 	h := n.Host(host)
-	n.Send(host, packet.AppendARPRequest(nil, h.MAC, h.IP, h.IP))
+	if h.IP.Is4() {
+		n.Send(host, packet.AppendARPRequest(nil, h.MAC, h.IP, h.IP, h.Tags()...))
+		return
+	}
+	n.Send(host, packet.AppendNeighborAdvertisement(nil, packet.Flow{
+		SrcMAC: h.MAC, DstMAC: packet.MAC{0x33, 0x33, 5: 1}, Tags: h.Tags(), Src: h.AddrPort(0), Dst: allNodes,
+	}, h.IP, false))
 }
 
 // Seen returns all frames that came to a host since the last call, by whatever
@@ -260,11 +280,16 @@ func (n *Network) leave(at Place, frame []byte) []arrival {
 			continue
 		}
 		f, err := packet.Decode(frame)
-		if err != nil {
+		if tag, _ := f.VLAN(); err != nil || tag.ID != h.VLAN {
 			continue
 		}
 		if arp, ok := f.ARP(); ok && arp.Op == packet.ARPRequest && arp.TPA == h.IP && h.IP.IsValid() {
-			answers = append(answers, arrival{at, packet.AppendARPReply(nil, h.MAC, h.IP, arp.SHA, arp.SPA)})
+			answers = append(answers, arrival{at, packet.AppendARPReply(nil, h.MAC, h.IP, arp.SHA, arp.SPA, h.Tags()...)})
+		}
+		if nd, ok := f.ND(); ok && nd.Type == packet.ICMPv6NeighborSolicitation && nd.Target == h.IP {
+			to := Headers(frame).Reverse()
+			to.SrcMAC, to.Src = h.MAC, h.AddrPort(0)
+			answers = append(answers, arrival{at, packet.AppendNeighborAdvertisement(nil, to, h.IP, true)})
 		}
 		if h.Answer != nil {
 			for _, a := range h.Answer(f) {
@@ -285,5 +310,9 @@ func Headers(frame []byte) packet.Flow {
 	e := f.Ethernet()
 	src, dst, _ := f.Addrs()
 	sp, dp, _ := f.Ports()
-	return packet.Flow{SrcMAC: e.Src, DstMAC: e.Dst, Src: netip.AddrPortFrom(src, sp), Dst: netip.AddrPortFrom(dst, dp)}
+	var tags []packet.VLAN
+	if tag, ok := f.VLAN(); ok {
+		tags = []packet.VLAN{{ID: tag.ID}}
+	}
+	return packet.Flow{SrcMAC: e.Src, DstMAC: e.Dst, Tags: tags, Src: netip.AddrPortFrom(src, sp), Dst: netip.AddrPortFrom(dst, dp)}
 }
