@@ -190,7 +190,7 @@ func (p *Packet) set(t ofproto.FieldType, v []byte) bool {
 		t, v = ofproto.FieldInPort, be.AppendUint32(nil, uint32(be.Uint16(v)))
 	}
 	old, ok := p.fields[t]
-	if !ok || len(old) != len(v) {
+	if !ok || len(old) != len(v) || t == ofproto.FieldEthType || t == ofproto.FieldIPProto {
 		return false
 	}
 	if t == ofproto.FieldVLANVID {
