@@ -159,7 +159,14 @@ func (s *session) learnCapabilities(ctx context.Context, installed *flowtable.In
 		return nil
 	}
 	p := prober{session: s, caps: s.caps}
-	if err := p.run(ctx, port); err != nil {
+	err := p.run(ctx, port)
+	if err == nil && p.caps.Ignored {
+		// Somebody may have deleted it meanwhile, and what is found counts for all
+		// switches of the kind: a switch that ignores something does so again.
+		p = prober{session: s, caps: s.caps}
+		err = p.run(ctx, port)
+	}
+	if err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
 	s.caps = p.caps
