@@ -160,9 +160,10 @@ func (s *session) learnCapabilities(ctx context.Context, installed *flowtable.In
 	}
 	p := prober{session: s, caps: s.caps}
 	err := p.run(ctx, port)
-	if err == nil && p.caps.Ignored {
-		// Somebody may have deleted it meanwhile, and what is found counts for all
-		// switches of the kind: a switch that ignores something does so again.
+	if err == nil && len(p.refused)+len(p.ignored) > 0 {
+		// What is found counts for all switches of the kind. A message may have been
+		// damaged, or an entry deleted by somebody else; what a switch cannot do it
+		// cannot do twice.
 		p = prober{session: s, caps: s.caps}
 		err = p.run(ctx, port)
 	}
