@@ -21,14 +21,16 @@ const (
 	LayerL2 Layers = 1 << iota // Ethernet addresses
 	LayerL3                    // IPv4 addresses
 	LayerL4                    // ports of TCP
+	LayerIPv6                  // IPv6 addresses; in flow entries, that they can be matched too
+	LayerSCTP                  // ports of SCTP; likewise
 
-	allLayers = LayerL2 | LayerL3 | LayerL4
+	allLayers = LayerL2 | LayerL3 | LayerL4 | LayerIPv6 | LayerSCTP
 )
 
-// Names returns the layers as the API shows them: "l2", "l3", "l4".
+// Names returns the layers as the API shows them: "l2", "l3", "l4", "ipv6", "sctp".
 func (l Layers) Names() []string {
 	names := []string{}
-	for i, name := range []string{"l2", "l3", "l4"} {
+	for i, name := range []string{"l2", "l3", "l4", "ipv6", "sctp"} {
 		if l&(1<<i) != 0 {
 			names = append(names, name)
 		}
@@ -71,7 +73,11 @@ type Capabilities struct {
 	BucketSet       Layers // what buckets can write
 	FlowSet         Layers // what flow entries can write
 	AddressMasks    bool   // any bits of an IPv4 address can be matched
+	IPv6Masks       bool   // and of an IPv6 address
 	PortMasks       bool   // and of a TCP port, beyond the specification
+	// NDAnswers says that entries can turn a neighbour solicitation into the
+	// advertisement.
+	NDAnswers bool
 
 	// Holds says that the switch held the flow entries it accepted. One that
 	// accepts and ignores does not.
@@ -109,7 +115,7 @@ func capabilitiesOf(features *ofproto.FeaturesReply, desc ofproto.Desc, groups o
 
 		Normal: true, NormalInBuckets: true,
 		BucketSet: allLayers, FlowSet: allLayers,
-		AddressMasks: true, PortMasks: ovs,
+		AddressMasks: true, IPv6Masks: true, PortMasks: ovs, NDAnswers: ovs,
 		Holds: true,
 	}
 }
@@ -207,9 +213,9 @@ type probe struct {
 	lacks func(*Capabilities)
 }
 
-// probeGroupFirst is the first of the fifteen group ids of probes, which are the
-// highest below the one that forwarding floods with.
-const probeGroupFirst uint32 = 0xfffff0
+// probeGroupFirst is the first of the group ids of probes, which are the highest
+// thirty-one below the one that forwarding floods with.
+const probeGroupFirst uint32 = 0xffffe0
 
 // probeMember is the group of probes that others refer to.
 var probeMember = flowtable.GroupIDOf(probeGroupFirst)
@@ -218,8 +224,8 @@ var probeMember = flowtable.GroupIDOf(probeGroupFirst)
 var bucketSizes = []uint16{MaxBuckets, 128, 64, 32, 16}
 
 // probesOf returns all that is tried on a switch that declares these capabilities.
-// Flow entries match an address that is set aside for documentation (RFC 5737) at
-// the lowest priority; none but the one of table 0 is ever reached.
+// Flow entries match addresses that are set aside for documentation (RFC 5737,
+// RFC 3849) at the lowest priority; none but those of table 0 are ever reached.
 func probesOf(port ofproto.Port, declared Capabilities) []probe {
 	var list []probe
 	id := probeGroupFirst
@@ -250,6 +256,8 @@ func probesOf(port ofproto.Port, declared Capabilities) []probe {
 		{LayerL2, ofproto.EthDst(ProbeMAC), ofproto.EthSrc(ProbeMAC)},
 		{LayerL3, ofproto.IPv4Dst(probeAddress(0)), ofproto.IPv4Src(probeAddress(0))},
 		{LayerL4, ofproto.TCPDst(1), ofproto.TCPSrc(1)},
+		{LayerIPv6, ofproto.IPv6Dst(probeAddress6), ofproto.IPv6Src(probeAddress6)},
+		{LayerSCTP, ofproto.SCTPDst(1), ofproto.SCTPSrc(1)},
 	}
 	for _, r := range rewrites {
 		group("buckets that write "+r.layer.Names()[0], false, ofproto.GroupTypeSelect, func(c *Capabilities) { c.BucketSet &^= r.layer },
@@ -270,17 +278,24 @@ func probesOf(port ofproto.Port, declared Capabilities) []probe {
 	chained.WatchGroup = probeMember
 	group("watch_group", true, ofproto.GroupTypeSelect, func(c *Capabilities) { c.WatchGroup = false }, chained)
 
-	n := byte(0)
-	flow := func(name string, table ofproto.Table, lacks func(*Capabilities), ins []ofproto.Instruction, more ...ofproto.Field) {
-		n++
-		match := append([]ofproto.Field{
-			ofproto.EthType(ofproto.EthTypeIPv4), ofproto.IPProto(ofproto.ProtoTCP), ofproto.IPv4Dst(probeAddress(n)), ofproto.TCPDst(1),
-		}, more...)
+	entry := func(name string, table ofproto.Table, lacks func(*Capabilities), ins []ofproto.Instruction, match ...ofproto.Field) {
 		list = append(list, probe{name: name, lacks: lacks, flow: &ofproto.FlowMod{
 			Cookie: flowtable.ProbeCookie, Table: table, Command: ofproto.FlowAdd,
 			BufferID: ofproto.NoBuffer, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny,
 			Match: ofproto.NewMatch(match...), Instructions: ins,
 		}})
+	}
+	n := byte(0)
+	flow := func(name string, table ofproto.Table, lacks func(*Capabilities), ins []ofproto.Instruction, more ...ofproto.Field) {
+		n++
+		match := []ofproto.Field{
+			ofproto.EthType(ofproto.EthTypeIPv4), ofproto.IPProto(ofproto.ProtoTCP), ofproto.IPv4Dst(probeAddress(n)), ofproto.TCPDst(1),
+		}
+		entry(name, table, lacks, ins, append(match, more...)...)
+	}
+	ipv6 := []ofproto.Field{ofproto.EthType(ofproto.EthTypeIPv6), ofproto.IPv6Dst(probeAddress6)}
+	sctp := []ofproto.Field{
+		ofproto.EthType(ofproto.EthTypeIPv4), ofproto.IPProto(ofproto.ProtoSCTP), ofproto.IPv4Dst(probeAddress(0)), ofproto.SCTPDst(1),
 	}
 	apply := func(actions ...ofproto.Action) []ofproto.Instruction {
 		return []ofproto.Instruction{ofproto.ApplyActions{Actions: actions}}
@@ -295,19 +310,43 @@ func probesOf(port ofproto.Port, declared Capabilities) []probe {
 	}
 	flow("NORMAL", 0, func(c *Capabilities) { c.Normal, c.NormalInBuckets = false, false }, apply(ofproto.OutputPort(ofproto.PortNormal)))
 	for _, r := range rewrites {
-		flow("entries that write "+r.layer.Names()[0], 0, func(c *Capabilities) { c.FlowSet &^= r.layer },
-			apply(ofproto.SetField{Field: r.field}, ofproto.SetField{Field: r.back}, output))
+		name, lacks := "entries that write "+r.layer.Names()[0], func(c *Capabilities) { c.FlowSet &^= r.layer }
+		ins := apply(ofproto.SetField{Field: r.field}, ofproto.SetField{Field: r.back}, output)
+		switch r.layer {
+		case LayerIPv6:
+			entry(name, 0, lacks, ins, ipv6...)
+		case LayerSCTP:
+			entry(name, 0, lacks, ins, sctp...)
+		default:
+			flow(name, 0, lacks, ins)
+		}
 	}
 	flow("masks on addresses", 0, func(c *Capabilities) { c.AddressMasks = false }, apply(output), ofproto.IPv4SrcMasked(1, 0xf))
+	entry("masks on IPv6 addresses", 0, func(c *Capabilities) { c.IPv6Masks = false }, apply(output), append(ipv6[:2:2], ofproto.IPv6SrcMasked(1, 0xf))...)
 	flow("masks on ports", 0, func(c *Capabilities) { c.PortMasks = false }, apply(output), ofproto.L4SrcMasked(ofproto.ProtoTCP, 2, 0x1e))
 	if declared.MeteredCopies {
 		flow("meters on copies", 0, func(c *Capabilities) { c.MeteredCopies = false }, apply(ofproto.Controller{Meter: meterFirst}))
+	}
+	if declared.NDAnswers {
+		nd := func(icmpType uint8) []ofproto.Field {
+			return []ofproto.Field{
+				ofproto.EthType(ofproto.EthTypeIPv6), ofproto.IPProto(ofproto.ProtoICMPv6), ofproto.ICMPv6Type(icmpType),
+				ofproto.IPv6NDTarget(probeAddress6.Addr()),
+			}
+		}
+		lacks := func(c *Capabilities) { c.NDAnswers = false }
+		entry("solicitations made advertisements", 0, lacks, apply(ofproto.SetField{Field: ofproto.NDOptionsType(2)},
+			ofproto.SetField{Field: ofproto.NDReserved(0)}, ofproto.SetField{Field: ofproto.ICMPv6Type(136)}, output), nd(135)...)
+		entry("target link addresses", 0, lacks, apply(ofproto.SetField{Field: ofproto.IPv6NDTLL(ProbeMAC)}, output), nd(136)...)
 	}
 	flow("Nicira's actions", 0, func(c *Capabilities) { c.Nicira = false }, apply(
 		ofproto.Move{Src: ofproto.FieldEthSrc, Dst: ofproto.FieldEthDst, Bits: 48},
 		ofproto.Load{Dst: ofproto.FieldNXMInPort, Bits: 16}, output))
 	return list
 }
+
+// probeAddress6 is what probes of IPv6 name.
+var probeAddress6 = netip.MustParsePrefix("2001:db8::46:4c/128")
 
 func probeAddress(n byte) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, n}), 32)

@@ -20,12 +20,14 @@ import (
 	"github.com/fairlead/fairlead/topology"
 )
 
+const allLayers = controller.LayerL2 | controller.LayerL3 | controller.LayerL4 | controller.LayerIPv6 | controller.LayerSCTP
+
 // everything is what Open vSwitch can do, but for its meters and the number of its groups.
 var everything = controller.Capabilities{
 	Tables: 254, Nicira: true, Bundles: true, Select: true, FastFailover: true, AllGroups: true,
 	Chaining: true, WatchPort: true, WatchGroup: true, MaxBuckets: 256, Normal: true, NormalInBuckets: true,
-	BucketSet: controller.LayerL2 | controller.LayerL3 | controller.LayerL4, FlowSet: controller.LayerL2 | controller.LayerL3 | controller.LayerL4,
-	AddressMasks: true, PortMasks: true, Holds: true, Probed: true,
+	BucketSet: allLayers, FlowSet: allLayers,
+	AddressMasks: true, IPv6Masks: true, PortMasks: true, NDAnswers: true, Holds: true, Probed: true,
 }
 
 // capabilities are those of switch 1 without what everything leaves out.
@@ -42,7 +44,7 @@ func isMod(m ofproto.Message) bool      { _, ok := m.(*ofproto.FlowMod); return 
 
 // What a switch lacks is found whether it admits it or not.
 func TestCapabilitiesAreProbed(t *testing.T) {
-	L2, L3, L4 := controller.LayerL2, controller.LayerL3, controller.LayerL4
+	L4 := controller.LayerL4
 	type caps = controller.Capabilities
 	noGroups := func(c *caps) {
 		c.Select, c.FastFailover, c.AllGroups, c.Chaining, c.WatchPort, c.WatchGroup = false, false, false, false, false, false
@@ -68,15 +70,22 @@ func TestCapabilitiesAreProbed(t *testing.T) {
 		"100 buckets": {simswitch.Options{MaxBuckets: 100}, func(c *caps) { c.MaxBuckets = 64 }},
 		"3 buckets":   {simswitch.Options{MaxBuckets: 3}, func(c *caps) { c.MaxBuckets = 2 }},
 		"no ports set": {simswitch.Options{NoSet: []ofproto.FieldType{ofproto.FieldTCPSrc, ofproto.FieldTCPDst}}, func(c *caps) {
-			c.BucketSet, c.FlowSet = L2|L3, L2|L3
+			c.BucketSet, c.FlowSet = allLayers&^L4, allLayers&^L4
 		}},
-		"no addresses set in buckets": {simswitch.Options{NoBucketSet: []ofproto.FieldType{ofproto.FieldIPv4Dst}}, func(c *caps) { c.BucketSet = L2 | L4 }},
+		"no addresses set in buckets": {simswitch.Options{NoBucketSet: []ofproto.FieldType{ofproto.FieldIPv4Dst}}, func(c *caps) { c.BucketSet = allLayers &^ controller.LayerL3 }},
 		"no NORMAL":                   {simswitch.Options{NoNormal: true}, func(c *caps) { c.Normal, c.NormalInBuckets = false, false }},
 		"no bundles":                  {simswitch.Options{NoBundles: true}, func(c *caps) { c.Bundles = false }},
 		"no meters":                   {simswitch.Options{NoMeters: true}, func(*caps) {}},
-		"strict":                      {simswitch.Options{NoNicira: true}, func(c *caps) { c.Nicira, c.PortMasks = false, false }},
-		"no masks":                    {simswitch.Options{NoNicira: true, NoMasks: true}, func(c *caps) { c.Nicira, c.PortMasks, c.AddressMasks = false, false, false }},
-		"ignores groups":              {simswitch.Options{Ignore: isGroupMod}, func(c *caps) { noGroups(c); c.Ignored = true }},
+		"strict":                      {simswitch.Options{NoNicira: true}, func(c *caps) { c.Nicira, c.PortMasks, c.NDAnswers = false, false, false }},
+		"no masks": {simswitch.Options{NoNicira: true, NoMasks: true}, func(c *caps) {
+			c.Nicira, c.PortMasks, c.AddressMasks, c.IPv6Masks, c.NDAnswers = false, false, false, false, false
+		}},
+		"no IPv6 set": {simswitch.Options{NoSet: []ofproto.FieldType{ofproto.FieldIPv6Dst}}, func(c *caps) {
+			c.BucketSet, c.FlowSet = allLayers&^controller.LayerIPv6, allLayers&^controller.LayerIPv6
+		}},
+		"no SCTP set in buckets":            {simswitch.Options{NoBucketSet: []ofproto.FieldType{ofproto.FieldSCTPDst}}, func(c *caps) { c.BucketSet = allLayers &^ controller.LayerSCTP }},
+		"no answers of neighbour discovery": {simswitch.Options{NoSet: []ofproto.FieldType{ofproto.FieldIPv6NDTLL}}, func(c *caps) { c.NDAnswers = false }},
+		"ignores groups":                    {simswitch.Options{Ignore: isGroupMod}, func(c *caps) { noGroups(c); c.Ignored = true }},
 		"ignores all": {simswitch.Options{Ignore: isMod}, func(c *caps) {
 			*c = caps{Tables: 1, Bundles: true, Ignored: true, Probed: true}
 		}},

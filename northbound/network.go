@@ -113,10 +113,12 @@ type CapabilitiesView struct {
 	MaxMeters       uint32        `json:"max_meters"`
 	Normal          bool          `json:"normal"`            // the switch's own forwarding can be handed packets
 	NormalInBuckets bool          `json:"normal_in_buckets"` // by groups too
-	SetFields       []string      `json:"set_fields"`        // headers that flow entries can rewrite: l2, l3, l4
+	SetFields       []string      `json:"set_fields"`        // headers that flow entries can rewrite: l2, l3, l4, ipv6, sctp
 	BucketSetFields []string      `json:"bucket_set_fields"` // and buckets
 	AddressMasks    bool          `json:"address_masks"`     // any bits of an IPv4 address can be matched
+	IPv6Masks       bool          `json:"ipv6_masks"`        // and of an IPv6 address
 	PortMasks       bool          `json:"port_masks"`        // and of a port
+	NDAnswers       bool          `json:"nd_answers"`        // entries can answer neighbour solicitations
 	Holds           bool          `json:"holds"`             // the switch holds the flow entries that it accepts
 	Ignores         bool          `json:"ignores"`           // it accepted something that it then did not hold
 	Probed          bool          `json:"probed"`            // tried out on this kind of switch, not only declared
