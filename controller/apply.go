@@ -232,6 +232,9 @@ func (w *worker) landed(ctx context.Context, f *flight) {
 
 // waitsForLanding says whether something is to be done while nothing is in the air.
 func (w *worker) waitsForLanding() bool {
+	if w.table.MetersDue() {
+		return true
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.reread || len(w.removed) > 0

@@ -22,7 +22,17 @@ import (
 const (
 	meterFirst uint32 = 0x46000000
 	meterCount uint32 = 16
+	// meterLast leaves room for one meter a group of ours: see GroupMeter.
+	meterLast = meterFirst + meterCount + 1<<24 - 1
+	// meterNumbers: a switch of more meters than that numbers them as it is told.
+	meterNumbers uint32 = 1 << 16
 )
+
+// GroupMeter is the id of the meter that belongs to a group of ours, for parts that
+// have meters of their own. Capabilities.GroupMeters says whether a switch has it.
+func GroupMeter(id ofproto.GroupID) uint32 {
+	return meterFirst + meterCount + uint32(id)&0xffffff
+}
 
 // Kinds of packets that are metered apart.
 const (
@@ -56,8 +66,8 @@ func meterKind(app flowtable.AppID, priority uint16) uint32 {
 
 // meterIDs is the range of a switch that can have up to most meters.
 func meterIDs(most uint32) flowtable.MeterRange {
-	if most >= meterFirst+meterCount || most > 1<<16 {
-		return flowtable.MeterRange{First: meterFirst, Last: meterFirst + meterCount - 1}
+	if most > meterNumbers {
+		return flowtable.MeterRange{First: meterFirst, Last: meterLast}
 	}
 	return flowtable.MeterRange{First: most - meterKinds + 1, Last: most}
 }

@@ -37,12 +37,44 @@ const (
 	TableDestination ofproto.Table = 3
 )
 
+// The tables of what only Open vSwitch has: registers and connection tracking.
+const (
+	TableTracked ofproto.Table = 4
+	TableSlot    ofproto.Table = 5
+	TableMember  ofproto.Table = 6
+	TableReturn  ofproto.Table = 7
+	TableBack    ofproto.Table = 8
+)
+
+// Registers, and what they hold.
+const (
+	RegSlot     = 0 // the slot that a hash chose
+	RegListener = 1 // the group id of the listener
+	RegPort     = 2 // a port to send to
+)
+
+// Zones of connection tracking: one for destinations that were changed, and one for
+// sources, for each VLAN.
+const (
+	zoneDestination uint16 = 0x4000
+	zoneSource      uint16 = 0x5000
+)
+
+// Zones returns the zones of connection tracking of a VLAN, 0 for untagged packets:
+// one for translated destinations, one for translated sources. All VIPs of a VLAN share
+// them, because the connections to a member that several have must differ.
+func Zones(vlan uint16) (destination, source uint16) {
+	return zoneDestination | vlan&0xfff, zoneSource | vlan&0xfff
+}
+
 // Priorities, by table.
 const (
 	PrioMark      uint16 = 65500 // ingress: the mark of the store
 	PrioDiscovery uint16 = 65000 // ingress: LLDP
 	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
 	PrioVIPARP    uint16 = 40000 // ingress: ARP for a VIP
+	PrioVIPOwn    uint16 = 39001 // ingress: ARP of a VIP's own MAC
+	PrioVIPClaim  uint16 = 39000 // ingress: ARP of others that claim a VIP's address
 	PrioARP       uint16 = 30000 // ingress: copies of ARP
 	// PrioMiss is above 0, so that the entry NORMAL of priority 0 that many bridges
 	// have from before stays what it is and is not in the way.
@@ -52,12 +84,28 @@ const (
 	PrioSourceHost uint16 = 100 // source: known hosts where they belong
 
 	PrioProbeReply uint16 = 400 // vip: replies to health monitors; ingress where that is all
+	PrioVIPChosen  uint16 = 350 // vip: what is on its way to a member, or back, already
+	PrioVIPLimit   uint16 = 310 // vip: new connections of a listener that bounds them
 	PrioVIPForward uint16 = 300 // vip: listeners
 	PrioVIPReverse uint16 = 200 // vip: replies of members
 	PrioVIPDrop    uint16 = 100 // vip: anything else for a VIP
 
 	PrioHost       uint16 = 200 // destination: known hosts
 	PrioFloodBlock uint16 = 100 // destination: floods from ports outside the tree
+
+	PrioInvalid uint16 = 300 // tracked: what belongs to no connection and begins none
+	PrioNew     uint16 = 200 // tracked: what no member has been chosen for
+	PrioKnown   uint16 = 100 // tracked: what belongs to a connection
+
+	PrioSlot uint16 = 100 // slot
+
+	PrioMemberSent    uint16 = 300 // member: the source has been changed
+	PrioMemberHairpin uint16 = 200 // member: to itself
+	PrioMember        uint16 = 100 // member: to the member of a connection
+	PrioMemberRelated uint16 = 50  // member: ICMP errors
+
+	PrioReturn uint16 = 100 // return
+	PrioBack   uint16 = 100 // back
 )
 
 // Pipeline is the declared layout of the tables of every switch that Fairlead
@@ -79,6 +127,8 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
 				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP to the controller's own MAC", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request for a VIP", Does: "turned into the reply and sent back; by the controller where the switch cannot"},
+				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
+				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address another MAC", Does: "ARP requests: on, with no sender's address; else dropped"},
 				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP", Does: "to the controller, which answers"},
 				{Priority: PrioARP, App: AppDiscovery, Stages: "all", Match: "ARP; IPv6 neighbour solicitations and advertisements", Does: "a copy to the controller, then on as any other packet"},
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "observe", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
@@ -102,10 +152,13 @@ var Pipeline = &flowtable.Pipeline{
 			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Src, ofproto.FieldIPv4Dst,
 				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst,
 				ofproto.FieldVLANVID, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst,
-				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Type, ofproto.FieldICMPv6Code},
-			Next: []ofproto.Table{TableDestination},
+				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Type, ofproto.FieldICMPv6Code,
+				ofproto.FieldEthDst, ofproto.FieldNXMTCPFlags},
+			Next: []ofproto.Table{TableDestination, TableTracked, TableSlot, TableMember},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "steer, managed", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
+				{Priority: PrioVIPChosen, App: AppBalancer, Stages: "steer, managed", Match: "dsr: VIP address, to a member's MAC; conntrack: from a member to the VIP, from a VIP's MAC to a member", Does: "dsr: on to destination; conntrack: translated back by way of return; on to member"},
+				{Priority: PrioVIPLimit, App: AppBalancer, Stages: "steer, managed", Match: "as the next, and the first packet of a TCP connection", Does: "as the next, by way of the listener's meter"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member. Without a member: drop"},
 				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "source rewritten to the VIP's; on to destination"},
 				{Priority: PrioVIPDrop, App: AppBalancer, Stages: "steer, managed", Match: "VIP address", Does: "drop: nothing addressed to a VIP is ordinary traffic"},
@@ -120,6 +173,55 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioHost, App: AppForwarding, Stages: "managed", Match: "destination is a known host", Does: "out of the port on the shortest path"},
 				{Priority: PrioFloodBlock, App: AppForwarding, Stages: "managed", Match: "port that is neither in the tree nor an edge port", Does: "drop: floods arrive by the tree"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "steer, managed", Match: "everything else", Does: "steer: NORMAL; managed: flood group (tree ports and edge ports)"},
+			},
+		},
+		{
+			ID: TableTracked, Name: "tracked", Extension: true,
+			Purpose: "Mode conntrack: packets to a VIP whose connection has been looked up, and their destination translated if there is one.",
+			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Dst, ofproto.FieldIPv6Dst,
+				ofproto.FieldNXMCTState, ofproto.FieldNXMReg1},
+			Next: []ofproto.Table{TableSlot, TableMember},
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioInvalid, App: AppBalancer, Stages: "steer, managed", Match: "no packet of a connection, and none that begins one", Does: "drop"},
+				{Priority: PrioNew, App: AppBalancer, Stages: "steer, managed", Match: "listener; still to the VIP's address", Does: "the listener's select group, whose buckets commit the connection with the member's address and go on to member; or on to slot"},
+				{Priority: PrioKnown, App: AppBalancer, Stages: "steer, managed", Match: "everything else", Does: "on to member"},
+			},
+		},
+		{
+			ID: TableSlot, Name: "slot", Extension: true,
+			Purpose: "Picks the member of a slot, where vip or tracked hashed the source into a register or the entries are on bits of the source.",
+			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Src, ofproto.FieldIPv6Src,
+				ofproto.FieldTCPSrc, ofproto.FieldUDPSrc, ofproto.FieldSCTPSrc, ofproto.FieldNXMReg0, ofproto.FieldNXMReg1},
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioSlot, App: AppBalancer, Stages: "steer, managed", Match: "listener; slot, or bits of the source", Does: "the group of the slot's member; conntrack: the connection is committed with the member's address, and goes on to member"},
+			},
+		},
+		{
+			ID: TableMember, Name: "member", Extension: true,
+			Purpose: "Mode conntrack: sends a packet to the member of its connection, drained ones too.",
+			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Src, ofproto.FieldIPv4Dst, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst,
+				ofproto.FieldTCPDst, ofproto.FieldUDPDst, ofproto.FieldSCTPDst, ofproto.FieldNXMReg1, ofproto.FieldNXMCTState},
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioMemberSent, App: AppBalancer, Stages: "steer, managed", Match: "listener; from the VIP to a member", Does: "the member's group"},
+				{Priority: PrioMemberHairpin, App: AppBalancer, Stages: "steer, managed", Match: "listener; from a member to itself", Does: "the source is translated to the VIP's, and back to this table"},
+				{Priority: PrioMember, App: AppBalancer, Stages: "steer, managed", Match: "listener; to a member", Does: "the member's group; with source_nat at the member's switch as from a member to itself"},
+				{Priority: PrioMemberRelated, App: AppBalancer, Stages: "steer, managed", Match: "ICMP error about a connection, to a member", Does: "to the member"},
+			},
+		},
+		{
+			ID: TableReturn, Name: "return", Extension: true,
+			Purpose: "Mode conntrack: replies of members to the VIP itself, whose destination has been translated back to the client's.",
+			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Src, ofproto.FieldIPv6Src,
+				ofproto.FieldTCPSrc, ofproto.FieldUDPSrc, ofproto.FieldSCTPSrc, ofproto.FieldNXMCTState},
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioReturn, App: AppBalancer, Stages: "steer, managed", Match: "reply of a connection; a member's address, protocol and port", Does: "to the client's MAC, source translated to the VIP's; managed: on to destination; steer: on to back"},
+			},
+		},
+		{
+			ID: TableBack, Name: "back", Extension: true,
+			Purpose: "Mode conntrack: sends a packet out of the port that the client's packets came in by. Used in stage steer only.",
+			Rows: []flowtable.RowSpec{
+				{Priority: PrioBack, App: AppBalancer, Stages: "steer", Match: "everything", Does: "out of the port in the register"},
 			},
 		},
 	},

@@ -62,11 +62,13 @@ const (
 )
 
 // Part is the desired state one app compiled for one PartKey. The groups that
-// its flows and buckets refer to are in the part itself, in any order.
+// its flows and buckets refer to are in the part itself, in any order, and so are
+// the meters.
 type Part struct {
 	Class  Class
 	Flows  []Flow
 	Groups []Group
+	Meters []Meter
 }
 
 // Our group ids carry groupMagic in their upper 8 bits; the rest of the id space

@@ -36,12 +36,13 @@ func (p *Pipeline) CheckPart(key PartKey, part Part) error {
 // way that is not of ClassBase, else to the first one. Every part is in the result.
 //
 // The error (ErrPart) is about what has no equal in one table: action sets, metadata,
-// and a match on a field that an earlier entry has moved something to.
+// a match on a field that an earlier entry has moved something to, and tables of
+// extensions.
 func (p *Pipeline) Fold(parts map[PartKey]Part) (map[PartKey]Part, error) {
 	f := folder{pipeline: p, entries: map[ofproto.Table][]foldEntry{}, groups: map[ofproto.GroupID]PartKey{}, out: map[PartKey]Part{}}
 	for _, key := range slices.SortedFunc(maps.Keys(parts), comparePartKeys) {
 		part := parts[key]
-		f.out[key] = Part{Class: part.Class, Groups: part.Groups}
+		f.out[key] = Part{Class: part.Class, Groups: part.Groups, Meters: part.Meters}
 		for _, g := range part.Groups {
 			f.groups[g.ID] = key
 		}
@@ -112,7 +113,7 @@ func (f *folder) walk(at int, w way) error {
 			continue
 		}
 		i := slices.IndexFunc(f.pipeline.Tables, func(t TableSpec) bool { return int(t.ID) == to })
-		if i <= at {
+		if i <= at || f.pipeline.Tables[i].Extension {
 			return fmt.Errorf("%s: table %d is not declared", e.key, to)
 		}
 		if err := f.walk(i, next); err != nil {
@@ -135,7 +136,9 @@ func (f *folder) rank(at int, priority uint16) uint16 {
 		}
 	}
 	for _, t := range f.pipeline.Tables[at+1:] {
-		r *= uint16(len(t.Rows) + 1)
+		if !t.Extension {
+			r *= uint16(len(t.Rows) + 1)
+		}
 	}
 	return r
 }

@@ -28,6 +28,9 @@ type TableSpec struct {
 	Match []ofproto.FieldType
 	// Next lists the tables an entry may go to; always higher numbers (§5.9.2).
 	Next []ofproto.Table
+	// Extension: the table is there only on switches that have more than the
+	// specification, and many tables. It comes after all others, and is not folded.
+	Extension bool
 	// Rows describes the kinds of entry, from the highest priority to the lowest.
 	Rows []RowSpec
 }

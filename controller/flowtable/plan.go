@@ -357,7 +357,11 @@ func (t *Table) Applied(m *Mod) {
 // discarded: a deletion is remembered as still to be done. The caller decides
 // when the part is tried again, with MarkDirty.
 func (t *Table) Failed(m *Mod) {
-	if _, meter := m.Message.(*ofproto.MeterMod); meter || !m.remove {
+	if _, meter := m.Message.(*ofproto.MeterMod); meter {
+		t.failedMeter(m)
+		return
+	}
+	if !m.remove {
 		return
 	}
 	p := t.parts[m.Part]

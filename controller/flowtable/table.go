@@ -39,6 +39,7 @@ type part struct {
 	class  Class
 	flows  []partFlow
 	groups []ofproto.GroupID
+	meters []uint32
 	// Objects the part no longer wants and the switch may still hold; nil when there
 	// are none, as of most parts.
 	staleFlows  map[FlowKey]struct{}
@@ -125,6 +126,7 @@ func (t *Table) SetPart(key PartKey, p Part) error {
 		now.groups = append(now.groups, g.ID)
 		delete(now.staleGroups, g.ID)
 	}
+	now.meters = t.setPartMeters(key, p.Meters)
 	t.parts[key] = now
 	t.MarkDirty(key)
 	return nil
@@ -133,7 +135,7 @@ func (t *Table) SetPart(key PartKey, p Part) error {
 // DeletePart makes a part desire nothing and marks it dirty.
 func (t *Table) DeletePart(key PartKey) {
 	if old := t.drop(key); old != nil {
-		old.flows, old.groups = nil, nil
+		old.flows, old.groups, old.meters = nil, nil, nil
 		t.parts[key] = old
 	}
 	t.MarkDirty(key)
@@ -152,6 +154,9 @@ func (t *Table) drop(key PartKey) *part {
 	for _, id := range old.groups {
 		delete(t.groups, id)
 		old.staleGroup(id)
+	}
+	for _, id := range old.meters {
+		delete(t.meters.parts, id)
 	}
 	return old
 }
@@ -183,6 +188,11 @@ func (t *Table) check(key PartKey, p Part) error {
 	}
 	for _, g := range p.Groups {
 		bucketRefs(g.Buckets, ref)
+	}
+	for _, m := range p.Meters {
+		if w, ok := t.meters.parts[m.ID]; ok && w.part != key {
+			return fmt.Errorf("meter %#x belongs to part %s", m.ID, w.part)
+		}
 	}
 	seen := make(map[FlowKey]bool, len(p.Flows))
 	for _, f := range p.Flows {
@@ -267,7 +277,7 @@ func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets
 // complete desired state, for what is stale is deleted.
 func (t *Table) ReadBack(in *Installed) {
 	t.hasFlows, t.hasGroups, t.foreign = in.flows, in.groups, in.foreign
-	t.meters.has = in.meters
+	t.meters.has, t.meters.refused, t.meters.settled = in.meters, nil, false
 	t.repair(in)
 	orphans := t.parts[PartKey{}]
 	if orphans == nil {
