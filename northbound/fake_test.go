@@ -371,19 +371,39 @@ type rig struct {
 	vips    *fakeVIPs
 	network *fakeNetwork
 	events  *fakeEvents
+	backups *fakeBackups
 	s       *Server
+}
+
+// fakeBackups is a store whose backups are its text.
+type fakeBackups struct{ text string }
+
+func (f *fakeBackups) Backup(w io.Writer) error {
+	_, err := io.WriteString(w, f.text)
+	return err
+}
+
+func (f *fakeBackups) Restore(r io.Reader) error {
+	b, err := io.ReadAll(r)
+	if err == nil && !strings.HasPrefix(string(b), "backup") {
+		err = ErrBadBackup
+	}
+	if err == nil {
+		f.text = string(b)
+	}
+	return err
 }
 
 func newRig(t *testing.T, change ...func(*Options)) *rig {
 	g := topology.New(topology.Options{})
 	r := &rig{
-		t: t, vips: &fakeVIPs{}, events: &fakeEvents{came: make(chan struct{}, 8)},
+		t: t, vips: &fakeVIPs{}, backups: &fakeBackups{"backup of now"}, events: &fakeEvents{came: make(chan struct{}, 8)},
 		network: &fakeNetwork{switches: map[ofproto.DPID]SwitchView{
 			2: {DPID: "0000000000000002", Stage: "observe", Connection: ConnectionView{State: "disconnected"}},
 			1: {DPID: "0000000000000001", Stage: "steer", Connection: ConnectionView{State: "connected", Address: "10.9.0.1:40000", Since: epoch}},
 		}, graph: g.Snapshot()},
 	}
-	o := Options{VIPs: r.vips, Network: r.network, Events: r.events, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"}
+	o := Options{VIPs: r.vips, Network: r.network, Events: r.events, Backups: r.backups, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"}
 	for _, c := range change {
 		c(&o)
 	}

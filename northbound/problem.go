@@ -111,7 +111,7 @@ func problemOf(err error, r *http.Request) *Problem {
 		return problem(http.StatusServiceUnavailable, "not-connected", "Switch not connected", err.Error())
 	case errors.As(err, &tooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "too-large", "Body too large",
-			fmt.Sprintf("a body has at most %d bytes", maxBody))
+			fmt.Sprintf("a body has at most %d bytes", tooLarge.Limit))
 	case errors.Is(err, context.DeadlineExceeded):
 		return problem(http.StatusGatewayTimeout, "timeout", "Timed out", "the switch or the store did not answer in time")
 	case errors.Is(err, context.Canceled):

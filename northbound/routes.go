@@ -38,6 +38,8 @@ func (s *Server) routes() []route {
 		{http.MethodGet, "/v1/segments", s.listSegments},
 		{http.MethodGet, "/v1/topology", s.getTopology},
 		{http.MethodGet, eventsPath, s.getEvents},
+		{http.MethodGet, backupPath, s.getBackup},
+		{http.MethodPost, restorePath, s.postRestore},
 		{http.MethodGet, "/healthz", s.getHealth},
 		{http.MethodGet, "/readyz", s.getReady},
 		{http.MethodGet, "/metrics", s.getMetrics},

@@ -2,7 +2,7 @@
 // readiness, metrics and the OpenAPI document.
 //
 // It holds no state of the network. What it shows and changes is behind three small
-// interfaces (VIPs, Network, Events) that the command wires to the controller and its
+// interfaces (VIPs, Network, Events; Backups of the store) that the command wires to the controller and its
 // apps. Every answer is a document of this package, of apps/balancer or of topology;
 // every refusal is a Problem.
 package northbound
@@ -23,11 +23,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options is what a Server is made of. VIPs, Network, Events and Log are required.
+// Options is what a Server is made of. VIPs, Network, Events, Backups and Log are
+// required.
 type Options struct {
 	VIPs    VIPs
 	Network Network
 	Events  Events
+	Backups Backups
 	// Ready returns why the server is not ready, nothing when it is. nil is always
 	// ready.
 	Ready func() []string
@@ -205,7 +207,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			took := time.Since(start)
 			s.metrics.observe(info.route, r.Method, sw.status, took)
 			level := slog.LevelDebug
-			if r.Method == http.MethodPut || r.Method == http.MethodDelete {
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
 				level = slog.LevelInfo // who changed what
 			}
 			s.o.Log.Log(r.Context(), level, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path),
@@ -216,16 +218,20 @@ func (s *Server) observe(next http.Handler) http.Handler {
 	})
 }
 
-// limitBody refuses bodies over maxBody: at once when the client says so, else when
+// limitBody refuses bodies over maxBody, maxBackup for a backup: at once when the client says so, else when
 // the handler has read that much.
 func limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ContentLength > maxBody {
+		limit := int64(maxBody)
+		if r.URL.Path == restorePath {
+			limit = maxBackup
+		}
+		if r.ContentLength > limit {
 			w.Header().Set("Connection", "close") // the rest is not worth reading
-			respondProblem(w, problemOf(&http.MaxBytesError{Limit: maxBody}, r))
+			respondProblem(w, problemOf(&http.MaxBytesError{Limit: limit}, r))
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		next.ServeHTTP(w, r)
 	})
 }

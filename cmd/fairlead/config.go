@@ -94,7 +94,16 @@ func serveCommand() *cobra.Command {
 				cfg.logger(cmd.ErrOrStderr()).Warn("INSECURE: the REST API is open to the network without TLS or without tokens",
 					slog.String("http", cfg.HTTP), slog.Bool("tls", cfg.HTTPTLSCert != ""), slog.Bool("tokens", cfg.TokenFile != ""))
 			}
-			return refused(serve(cmd.Context(), cfg))
+			sockets, err := inheritedListeners()
+			if err != nil {
+				return refused(err)
+			}
+			defer sockets.close()
+			for {
+				if err := serve(cmd.Context(), cfg, sockets); !errors.Is(err, errRestored) {
+					return refused(err)
+				}
+			}
 		},
 	}
 	serveFlags(cmd.Flags())
@@ -317,7 +326,7 @@ func (c Config) southboundTLS(log *slog.Logger) (*tls.Config, error) {
 
 // listenHTTP opens the REST API's listener, unless it was inherited, and adds TLS when
 // that is configured.
-func (c Config) listenHTTP(inherited net.Listener, log *slog.Logger) (net.Listener, error) {
+func (c Config) listenHTTP(sockets sockets, log *slog.Logger) (net.Listener, error) {
 	var conf *tls.Config
 	if c.HTTPTLSCert != "" {
 		var err error
@@ -326,7 +335,7 @@ func (c Config) listenHTTP(inherited net.Listener, log *slog.Logger) (net.Listen
 			return nil, err
 		}
 	}
-	l, err := listen(inherited, c.HTTP)
+	l, err := sockets.listen(httpSocket, c.HTTP)
 	if err != nil {
 		return nil, err
 	}

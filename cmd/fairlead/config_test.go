@@ -245,10 +245,10 @@ func TestTLS(t *testing.T) {
 	require.ErrorContains(t, err, "tls-ca")
 	_, err = Config{TLSCert: key, TLSKey: key, TLSCA: cert}.southboundTLS(slog.Default())
 	require.ErrorContains(t, err, "tls-cert")
-	_, err = Config{HTTP: "127.0.0.1:0", HTTPTLSCert: key, HTTPTLSKey: key}.listenHTTP(nil, slog.Default())
+	_, err = Config{HTTP: "127.0.0.1:0", HTTPTLSCert: key, HTTPTLSKey: key}.listenHTTP(sockets{}, slog.Default())
 	require.ErrorContains(t, err, "http-tls-cert")
 
-	l, err := Config{HTTP: "127.0.0.1:0", HTTPTLSCert: cert, HTTPTLSKey: key}.listenHTTP(nil, slog.Default())
+	l, err := Config{HTTP: "127.0.0.1:0", HTTPTLSCert: cert, HTTPTLSKey: key}.listenHTTP(sockets{}, slog.Default())
 	require.NoError(t, err)
 	srv := &http.Server{Handler: http.NotFoundHandler()}
 	go srv.Serve(l)

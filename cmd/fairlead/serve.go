@@ -30,8 +30,9 @@ const edgeDelay = time.Second
 // to lose a tenth of the packets of others.
 const newHostsAt = 100
 
-// serve runs the controller until ctx ends. The switches are left as they are.
-func serve(ctx context.Context, cfg Config) (err error) {
+// serve runs the controller until ctx ends, or until a backup was restored
+// (errRestored). The switches are left as they are.
+func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	log := cfg.logger(os.Stderr)
 	tokens, err := cfg.tokens()
 	if err != nil {
@@ -86,11 +87,7 @@ func serve(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 
-	inherited, err := inheritedListeners()
-	if err != nil {
-		return err
-	}
-	openflow, err := listen(inherited[openflowSocket], cfg.OpenFlow)
+	openflow, err := sockets.listen(openflowSocket, cfg.OpenFlow)
 	if err != nil {
 		return fmt.Errorf("openflow: %w", err)
 	}
@@ -98,15 +95,17 @@ func serve(ctx context.Context, cfg Config) (err error) {
 	if conf != nil {
 		openflow = tls.NewListener(openflow, conf)
 	}
-	http, err := cfg.listenHTTP(inherited[httpSocket], log)
+	http, err := cfg.listenHTTP(sockets, log)
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
 	defer http.Close()
+	backups := backups{db: db, dir: cfg.Data, restored: make(chan struct{}, 1)}
 	api := northbound.New(northbound.Options{
 		VIPs:    balancer.NewService(intents, vips, core),
 		Network: network{core},
 		Events:  events{core},
+		Backups: backups,
 		Ready:   core.Held,
 		Tokens:  tokens,
 		Log:     log,
@@ -116,6 +115,7 @@ func serve(ctx context.Context, cfg Config) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return core.Run(ctx, openflow) })
 	g.Go(func() error { return api.Run(ctx, http) })
+	g.Go(func() error { return backups.wait(ctx) })
 	log.Info("ready", slog.String("openflow", openflow.Addr().String()), slog.Bool("tls", conf != nil),
 		slog.String("http", http.Addr().String()), slog.Int("vips", len(records)), slog.String("stage", cfg.Stage))
 	// The one line on standard output, for those who wait for it.

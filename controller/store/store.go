@@ -97,6 +97,9 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("store: open: %w", err)
 	}
+	if err := takeRestored(dir); err != nil {
+		return nil, fmt.Errorf("store: open %s: take the restored backup: %w", path, err)
+	}
 	db, err := openFile(path, o.Timeout)
 	if err != nil {
 		return nil, fmt.Errorf("store: open %s: %w", path, err)
@@ -188,7 +191,7 @@ func (s *Store) setUp(dir string) error {
 	case err != nil:
 		return err
 	case have > schema():
-		return fmt.Errorf("%w: schema %d, this one knows up to %d", ErrNewer, have, schema())
+		return newer(have)
 	case have == schema():
 		return nil
 	}
@@ -217,12 +220,11 @@ func (s *Store) setUp(dir string) error {
 		return err
 	}
 	// The file's name must outlive a power cut as well as its contents do.
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return syncDir(dir)
+}
+
+func newer(have uint64) error {
+	return fmt.Errorf("%w: schema %d, this one knows up to %d", ErrNewer, have, schema())
 }
 
 // identify gives a new store its cluster id and keys.
