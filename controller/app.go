@@ -49,6 +49,9 @@ type Source struct {
 	at  time.Time // of it
 }
 
+// Started says that the core loop runs. It is the first event.
+type Started struct{}
+
 // SwitchUp says that a switch has finished its handshake and read-back. Its
 // parts are compiled after every app has seen the event.
 type SwitchUp struct{ DPID ofproto.DPID }

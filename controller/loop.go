@@ -15,6 +15,8 @@ import (
 func (c *Controller) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	c.ctx.Emit(Started{})
+	c.contain(c.flush)
 	for {
 		select {
 		case <-ctx.Done():

@@ -25,6 +25,7 @@ const (
 // members in the network, keeps the present owners of the slots, and compiles.
 type App struct {
 	saveOwners func(ctx context.Context, name string, generation uint64, owners map[ListenerKey][]uint16) error
+	watch      Watch // nil: members are not probed
 
 	vips      map[string]*vip
 	byAddress map[netip.Addr]map[string]bool // VIPs by their address
@@ -44,6 +45,7 @@ type vip struct {
 	since    time.Time // of the revision
 	version  uint64    // counts what has been desired of switches: revisions, moves of members
 	owners   [][]uint16
+	health   map[string]health // of members that are probed, by Check.ID
 	acks     map[ofproto.DPID]ack
 	awaits   ofproto.DPID // while pending: a switch that has not answered, if it still has not
 	floors   map[ofproto.DPID]floor
@@ -84,7 +86,9 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		refused:    map[netip.Addr]map[ofproto.DPID]error{},
 	}
 	for i := range records {
-		a.index(&vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}})
+		v := &vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}}
+		a.index(v)
+		v.startHealth(nil, time.Time{})
 	}
 	return a
 }
@@ -107,8 +111,12 @@ func (a *App) Parts(c *controller.Context, sw *controller.Switch) []string {
 // Handle implements controller.App.
 func (a *App) Handle(c *controller.Context, event any) {
 	switch e := event.(type) {
+	case controller.Started:
+		a.watchAll(c)
 	case Change:
 		a.change(c, e)
+	case Verdict:
+		a.verdict(c, e)
 	case controller.SwitchUp:
 		a.locateAll(c)
 		a.await(c, e.DPID)
@@ -169,6 +177,12 @@ func (a *App) change(c *controller.Context, e Change) {
 		carryOwners(old, v)
 	}
 	a.index(v)
+	if old != nil {
+		v.startHealth(old.health, c.Now)
+	} else {
+		v.startHealth(map[string]health{}, c.Now)
+	}
+	a.rewatch(c, recordOf(old), v.rec, v.name)
 	if rec := recordOf(old); rec != nil {
 		a.prune(c, rec)
 	}
@@ -300,11 +314,7 @@ func (a *App) reown(c *controller.Context, v *vip) bool {
 	}
 	changed := false
 	for i, l := range v.rec.Listeners {
-		up := map[uint16]bool{}
-		for _, m := range l.Members {
-			up[m.Index] = a.members[m.Key.Addr()].known
-		}
-		owners := Spread(l.Slots.Home, v.owners[i], func(id uint16) bool { return up[id] })
+		owners := present(l.Slots, v.owners[i], v.rec.VIP.Listeners[i].Pool, a.standings(v, i))
 		if !slices.Equal(owners, v.owners[i]) {
 			v.owners[i] = owners
 			changed = true
@@ -518,7 +528,7 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 		s.VIP.Provisioning = ProvisioningPending
 	}
 	s.Members = map[ListenerKey]map[MemberKey]MemberStatus{}
-	serving, wanted, up := 0, 0, 0
+	serving, wanted, up, monitored := 0, 0, 0, false
 	for i, l := range v.rec.Listeners {
 		slots := map[uint16]int{}
 		for _, id := range v.owners[i] {
@@ -526,13 +536,15 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 		}
 		s.Members[l.Key] = map[MemberKey]MemberStatus{}
 		pool := v.rec.VIP.Listeners[i].Pool
-		for j, m := range l.Members {
-			ms := a.memberStatus(pool.Members[j], pool.Monitor != nil)
+		monitored = monitored || pool.Monitor != nil
+		for j, st := range a.standings(v, i) {
+			m := l.Members[j]
+			ms := a.memberStatus(pool.Members[j], v.health[checkID(v.name, l.Key, m.Key)])
 			ms.Slots = slots[m.Index]
 			s.Members[l.Key][m.Key] = ms
-			if pool.Members[j].SlotWeight() > 0 {
+			if st.wanted && !st.backup {
 				wanted++
-				if ms.Slots > 0 {
+				if st.fit() {
 					up++
 				}
 			}
@@ -546,8 +558,9 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 		s.VIP.Operating = OperatingOffline
 	case up < wanted:
 		s.VIP.Operating = OperatingDegraded
+	case monitored:
+		s.VIP.Operating = OperatingOnline
 	default:
-		// Whether members answer is not probed by this version.
 		s.VIP.Operating = OperatingNoMonitor
 	}
 	return s, true
@@ -561,25 +574,51 @@ type Status struct {
 	Members    map[ListenerKey]map[MemberKey]MemberStatus
 }
 
-func (a *App) memberStatus(m Member, monitored bool) MemberStatus {
+// standings returns how the members of a listener stand, in their order.
+func (a *App) standings(v *vip, listener int) []standing {
+	l, pool := v.rec.Listeners[listener], v.rec.VIP.Listeners[listener].Pool
+	all := make([]standing, len(l.Members))
+	for j, m := range l.Members {
+		doc := pool.Members[j]
+		all[j] = standing{
+			id: m.Index, wanted: doc.SlotWeight() > 0, backup: doc.Backup,
+			placed: a.members[m.Key.Addr()].known, health: HealthNoMonitor,
+		}
+		if pool.Monitor != nil {
+			if h, ok := v.health[checkID(v.name, l.Key, m.Key)]; ok {
+				all[j].health = h.state
+			}
+		}
+	}
+	return all
+}
+
+// memberStatus is the state of a member, h what probing says of it.
+func (a *App) memberStatus(m Member, h health) MemberStatus {
 	l := a.members[m.Address]
 	s := MemberStatus{Health: HealthNoMonitor, Since: l.since, Reason: l.reason}
-	if monitored && l.known {
-		s.Reason = "health monitors are stored and not run by this version"
+	if l.known {
+		s.Switch, s.Port = l.place.DPID.String(), uint32(l.place.Port)
+		if h.state != "" {
+			s.Health, s.Reason = h.state, h.reason
+			if h.since.After(s.Since) {
+				s.Since = h.since
+			}
+			if h.state == HealthDown {
+				s.Reason = "monitor: " + h.reason
+			}
+		}
+	} else {
+		s.Health = HealthUnknown
+		if l.asks >= unresolvedAfter {
+			s.Health = HealthDown
+		}
 	}
 	switch {
 	case m.AdminState != AdminUp:
 		s.Reason = "admin_state is " + string(m.AdminState)
 	case m.Weight == 0:
 		s.Reason = "weight is 0"
-	}
-	if l.known {
-		s.Switch, s.Port = l.place.DPID.String(), uint32(l.place.Port)
-		return s
-	}
-	s.Health = HealthUnknown
-	if l.asks >= unresolvedAfter {
-		s.Health = HealthDown
 	}
 	return s
 }
@@ -625,7 +664,8 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 		stage: sw.Stage, caps: sw.Capabilities,
 		targets: map[netip.Addr]target{}, floor: v.floors[sw.DPID],
 	}
-	for _, l := range v.rec.Listeners {
+	for i, l := range v.rec.Listeners {
+		in.standings = append(in.standings, a.standings(v, i))
 		for _, m := range l.Members {
 			if at := a.members[m.Key.Addr()]; at.known {
 				in.targets[m.Key.Addr()] = targetOn(snap, topology.DPID(sw.DPID), at)

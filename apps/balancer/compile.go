@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -19,12 +20,14 @@ type target struct {
 
 // vipInput is all that the part of one VIP in one switch is made from.
 type vipInput struct {
-	rec     *Record
-	owners  [][]uint16 // of each listener's slots
-	stage   controller.Stage
-	caps    controller.Capabilities
-	targets map[netip.Addr]target // of the members whose place is known
-	floor   floor
+	rec    *Record
+	owners [][]uint16 // of each listener's slots
+	// standings are how the members of each listener stand.
+	standings [][]standing
+	stage     controller.Stage
+	caps      controller.Capabilities
+	targets   map[netip.Addr]target // of the members whose place is known
+	floor     floor
 }
 
 // compile makes the flows and groups of a VIP in a switch (docs/architecture.md,
@@ -45,18 +48,24 @@ func (in vipInput) compile() flowtable.Part {
 // reachable returns the owners of a listener's slots among the members that there
 // is a path to from this switch. Where the network has fallen apart, the slots of
 // those beyond the gap are shared by the others.
-func (in vipInput) reachable(l ListenerRecord, owners []uint16) []uint16 {
-	up := make(map[uint16]bool, len(l.Members))
+func (in vipInput) reachable(listener int) []uint16 {
+	l, owners := in.rec.Listeners[listener], in.owners[listener]
 	cut := false
-	for _, m := range l.Members {
+	var near []standing
+	for j, m := range l.Members {
 		t, known := in.targets[m.Key.Addr()]
-		up[m.Index] = known && (t.port != 0 || in.stage == controller.StageSteer)
-		cut = cut || known && !up[m.Index]
+		here := known && (t.port != 0 || in.stage == controller.StageSteer)
+		if known && !here {
+			if !cut {
+				cut, near = true, slices.Clone(in.standings[listener])
+			}
+			near[j].placed = false
+		}
 	}
 	if !cut {
 		return owners
 	}
-	return Spread(l.Slots.Home, owners, func(id uint16) bool { return up[id] })
+	return present(l.Slots, owners, in.rec.VIP.Listeners[listener].Pool, near)
 }
 
 func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {

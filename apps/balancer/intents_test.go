@@ -120,7 +120,7 @@ func (b *bench) check(t testing.TB) []Record {
 				for _, s := range slotMembers {
 					require.NotEqual(t, s.ID, mr.Index)
 				}
-				slotMembers = append(slotMembers, SlotMember{mr.Index, m.SlotWeight()})
+				slotMembers = append(slotMembers, SlotMember{ID: mr.Index, Weight: m.SlotWeight(), Backup: m.Backup})
 				members[fmt.Sprintf("%s/%d/%s/%s/%d", m.Address, m.Port, l.Protocol, v.Name, l.Port)] = ""
 			}
 			require.Equal(t, wantQuotas(lr.Slots.Home, slotMembers), counts(lr.Slots.Home))

@@ -156,7 +156,7 @@ func (in vipInput) placement() placement {
 func (in vipInput) choices() []choice {
 	all := make([]choice, len(in.rec.Listeners))
 	for i, l := range in.rec.Listeners {
-		all[i] = in.choose(l, in.reachable(l, in.owners[i]))
+		all[i] = in.choose(l, in.reachable(i))
 	}
 	return all
 }

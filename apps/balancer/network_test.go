@@ -32,6 +32,7 @@ type site struct {
 	intents *balancer.Intents
 	app     *balancer.App
 	service *balancer.Service
+	prober  prober
 }
 
 // open starts a controller with the balancer over a network, on the store in dir.
@@ -49,6 +50,7 @@ func open(t *testing.T, dir string, n *simswitch.Network, o lab.Options) *site {
 	records, err := s.intents.All(t.Context())
 	require.NoError(t, err)
 	s.app = balancer.NewApp(records, s.intents.SaveOwners)
+	s.app.SetWatch(s.prober.watch)
 	o.Apps = func() []controller.App { return []controller.App{s.app} }
 	s.Lab = lab.Start(t, n, o)
 	core = s.Core

@@ -213,9 +213,12 @@ func newListener(tx *store.Tx, old Record, name string, l Listener) (ListenerRec
 	members := make([]SlotMember, len(l.Pool.Members))
 	for i, m := range l.Pool.Members {
 		lr.Members = append(lr.Members, known[m.Key()])
-		members[i] = SlotMember{ID: known[m.Key()].Index, Weight: m.SlotWeight()}
+		members[i] = SlotMember{ID: known[m.Key()].Index, Weight: m.SlotWeight(), Backup: m.Backup}
 	}
 	lr.Slots = Assign(before.Slots, members)
+	if l.Pool.Monitor != nil {
+		lr.Slots.keepOwners(before.Slots.Owner, lr.Members)
+	}
 	return lr, nil
 }
 

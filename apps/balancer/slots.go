@@ -32,12 +32,39 @@ type Slots struct {
 	// Owner is the table as last known: members that are not up lend their slots
 	// to others. It has the length of Home.
 	Owner []uint16 `json:"owner"`
+	// Backup is the table of the backup members, by intent: it stands in for Home
+	// when no ordinary member can serve. It has the length of Home, or is empty
+	// where there are none.
+	Backup []uint16 `json:"backup,omitempty"`
+}
+
+// owns says whether a member holds a slot that is its own by the owners given, which
+// may be of a table that has doubled since.
+func (s Slots) owns(owners []uint16, id uint16) bool {
+	for j, owner := range stretch(owners, len(s.Home)) {
+		if owner == id && (s.Home[j] == id || len(s.Backup) > 0 && s.Backup[j] == id) {
+			return true
+		}
+	}
+	return false
+}
+
+// keepOwners gives the slots to those who owned them before, and to nobody else: in a
+// pool with a monitor a member owns none until it is known to serve.
+func (s Slots) keepOwners(before []uint16, members []MemberRecord) {
+	copy(s.Owner, stretch(before, len(s.Owner)))
+	for j, id := range s.Owner {
+		if !slices.ContainsFunc(members, func(m MemberRecord) bool { return m.Index == id }) {
+			s.Owner[j] = NoMember
+		}
+	}
 }
 
 // SlotMember is a member as Assign sees it. A Weight of 0 gets no slots.
 type SlotMember struct {
 	ID     uint16
 	Weight int
+	Backup bool // its slots are those of Slots.Backup
 }
 
 // Assign returns the slot table for members, made of the previous one, which is
@@ -54,28 +81,40 @@ type SlotMember struct {
 // quotas has fewer slots with a new owner.
 //
 // Slots change hands so that any run of consecutive slots stays balanced. The
-// result depends on prev and on the set of members, not on their order. In Owner,
-// slots on loan to a member with slots of its own stay so; all others are as in
-// Home. Assign keeps neither argument.
+// result depends on prev and on the set of members, not on their order. Backup
+// members have a table of their own, of the same length and by the same rules. In
+// Owner, slots on loan to a member with slots of its own stay so; all others are as
+// in Home. Assign keeps neither argument.
 func Assign(prev Slots, members []SlotMember) Slots {
-	eligible := slices.DeleteFunc(slices.Clone(members), func(m SlotMember) bool { return m.Weight <= 0 })
-	slices.SortFunc(eligible, func(a, b SlotMember) int { return cmp.Compare(a.ID, b.ID) })
-	ids, weights := make([]uint16, len(eligible)), make([]int, len(eligible))
-	for i, m := range eligible {
-		ids[i], weights[i] = m.ID, m.Weight
-	}
-	size := tableSize(len(prev.Home), weights)
+	ids, weights := sharing(members, false)
+	backupIDs, backupWeights := sharing(members, true)
+	size := max(tableSize(len(prev.Home), weights), tableSize(len(prev.Home), backupWeights))
 	before := stretch(prev.Home, size)
-	home := slices.Clone(before)
-	move(home, ids, quotas(weights, ids, before), nil)
+	s := Slots{Home: slices.Clone(before)}
+	move(s.Home, ids, quotas(weights, ids, before), nil)
+	if len(backupIDs) > 0 {
+		was := stretch(prev.Backup, size)
+		s.Backup = slices.Clone(was)
+		move(s.Backup, backupIDs, quotas(backupWeights, backupIDs, was), nil)
+	}
 
-	owner := slices.Clone(home)
+	s.Owner = slices.Clone(s.Home)
 	for j, lent := range stretch(prev.Owner, size) {
-		if lent != before[j] && slices.Contains(home, lent) {
-			owner[j] = lent
+		if lent != before[j] && (slices.Contains(s.Home, lent) || slices.Contains(s.Backup, lent)) {
+			s.Owner[j] = lent
 		}
 	}
-	return Slots{Home: home, Owner: owner}
+	return s
+}
+
+// sharing returns the members with a weight, ordinary or backup ones, by their IDs.
+func sharing(members []SlotMember, backup bool) (ids []uint16, weights []int) {
+	some := slices.DeleteFunc(slices.Clone(members), func(m SlotMember) bool { return m.Weight <= 0 || m.Backup != backup })
+	slices.SortFunc(some, func(a, b SlotMember) int { return cmp.Compare(a.ID, b.ID) })
+	for _, m := range some {
+		ids, weights = append(ids, m.ID), append(weights, m.Weight)
+	}
+	return ids, weights
 }
 
 // Spread returns the present owners of the slots, for a table of homes and the

@@ -14,7 +14,7 @@ import (
 func equal(n int) []SlotMember {
 	m := make([]SlotMember, n)
 	for i := range m {
-		m[i] = SlotMember{uint16(i), 1}
+		m[i] = SlotMember{ID: uint16(i), Weight: 1}
 	}
 	return m
 }
@@ -87,7 +87,7 @@ func wantQuotas(before []uint16, members []SlotMember) map[uint16]int {
 // checkAssign holds one step of Assign to all that its comment promises.
 func checkAssign(t testing.TB, prev Slots, members []SlotMember) Slots {
 	t.Helper()
-	keep := Slots{slices.Clone(prev.Home), slices.Clone(prev.Owner)}
+	keep := Slots{Home: slices.Clone(prev.Home), Owner: slices.Clone(prev.Owner), Backup: slices.Clone(prev.Backup)}
 	got := Assign(prev, members)
 	require.Equal(t, keep, prev, "the previous table was changed")
 
@@ -275,25 +275,25 @@ func TestMovement(t *testing.T) {
 
 func TestDoublingMovesNothing(t *testing.T) {
 	// Weights with no common divisor make for smaller units and a larger table.
-	before := checkAssign(t, Slots{}, []SlotMember{{0, 1}, {1, 1}})
+	before := checkAssign(t, Slots{}, []SlotMember{{ID: 0, Weight: 1}, {ID: 1, Weight: 1}})
 	require.Len(t, before.Home, 16)
-	after := checkAssign(t, before, []SlotMember{{0, 50}, {1, 51}})
+	after := checkAssign(t, before, []SlotMember{{ID: 0, Weight: 50}, {ID: 1, Weight: 51}})
 	require.Len(t, after.Home, 256)
 	require.LessOrEqual(t, moved(before.Home, after.Home), 2, "50:51 of 256 slots")
 
 	before = checkAssign(t, Slots{}, equal(16))
-	after = checkAssign(t, before, append(equal(16), SlotMember{16, 1}))
+	after = checkAssign(t, before, append(equal(16), SlotMember{ID: 16, Weight: 1}))
 	require.Len(t, before.Home, 128)
 	require.Len(t, after.Home, 256)
 	require.Equal(t, 15, moved(before.Home, after.Home), "no more than the new member's quota of 256/17")
 
-	require.Equal(t, after, checkAssign(t, after, append(equal(16), SlotMember{16, 1})))
+	require.Equal(t, after, checkAssign(t, after, append(equal(16), SlotMember{ID: 16, Weight: 1})))
 	shrunk := checkAssign(t, after, equal(1))
 	require.Len(t, shrunk.Home, 256, "never shrinks")
 }
 
 func TestNoEligibleMember(t *testing.T) {
-	for _, members := range [][]SlotMember{nil, {{3, 0}}, {{3, 0}, {4, 0}}} {
+	for _, members := range [][]SlotMember{nil, {{ID: 3}}, {{ID: 3}, {ID: 4}}} {
 		require.Equal(t, slices.Repeat([]uint16{NoMember}, 16), checkAssign(t, Slots{}, members).Home)
 	}
 	full := checkAssign(t, Slots{}, equal(5))
@@ -368,7 +368,7 @@ func TestLongSequences(t *testing.T) {
 			for range 1000 {
 				switch op := rng.IntN(10); {
 				case len(members) == 0, op < 4 && len(members) < c.members:
-					members = append(members, SlotMember{next, 1 + rng.IntN(c.weight)})
+					members = append(members, SlotMember{ID: next, Weight: 1 + rng.IntN(c.weight)})
 					next++
 				case op < 6:
 					i := rng.IntN(len(members))
@@ -397,7 +397,7 @@ func TestRowsStayBalanced(t *testing.T) {
 		i := rng.IntN(len(members))
 		members = slices.Delete(members, i, i+1)
 		s = Assign(s, members)
-		members = append(members, SlotMember{next, 1})
+		members = append(members, SlotMember{ID: next, Weight: 1})
 		next++
 		s = Assign(s, members)
 		for row := range slices.Chunk(s.Home, rowSlots) {
@@ -429,7 +429,7 @@ func FuzzAssign(f *testing.F) {
 			}
 			var members []SlotMember
 			for id, w := range weights {
-				members = append(members, SlotMember{id, w})
+				members = append(members, SlotMember{ID: id, Weight: w})
 			}
 			s = checkAssign(t, s, members)
 			s.Owner = checkSpread(t, s.Home, s.Owner, func(id uint16) bool { return !down[id] })
