@@ -417,6 +417,34 @@ func TestC14PortsDuringHandshake(t *testing.T) {
 	})
 }
 
+// TestC14PortChangesThatAreNotTold loses what a switch says of its ports: the next
+// audit finds it out.
+func TestC14PortChangesThatAreNotTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := single(t, 4, options{}, simswitch.Options{})
+		rec := r.install(r.vip(1, "h2", "h3"))
+		r.proxy(1).Add(faultproxy.Rule{Name: "lost", Direction: faultproxy.ToController, Types: []ofproto.MessageType{ofproto.TypePortStatus}, Do: faultproxy.Drop()})
+		since := r.since(1)
+		r.Switch(1).SetPort(2, false)
+		r.Switch(1).RemovePort(4)
+		r.Switch(1).SetPort(9, true)
+		d := took(t, time.Minute+time.Second, "the ports are known as they are", func() bool {
+			sw, _ := r.known(1)
+			p2 := sw.Ports[2]
+			_, p4 := sw.Ports[4]
+			p9 := sw.Ports[9]
+			return !p2.Up() && !p4 && p9.Up()
+		})
+		t.Logf("known after %v", d)
+		time.Sleep(2 * time.Second)
+		for i := range 20 {
+			require.Equal(t, "h3", r.serves("h1", uint16(1000+i), rec))
+		}
+		require.Equal(t, since, r.since(1))
+		require.Len(t, r.logs.with("was not told"), 3)
+	})
+}
+
 // portsOf asks a software switch for its ports, over a channel of its own.
 func portsOf(sw *simswitch.Switch) map[ofproto.Port]bool {
 	near, far := net.Pipe()
@@ -426,6 +454,7 @@ func portsOf(sw *simswitch.Switch) map[ofproto.Port]bool {
 	serving.Go(func() { _ = sw.Serve(ctx, near) })
 	conn := ofproto.NewConn(far, ofproto.ConnOptions{})
 	serving.Go(func() { _ = conn.Run(ctx) })
+	_, _ = conn.Send(&ofproto.Hello{Versions: []uint8{ofproto.Version}})
 	ports := map[ofproto.Port]bool{}
 	_ = conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartPortDesc}, func(b []byte) error {
 		for d := range ofproto.PortDescOf(b) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -279,8 +280,19 @@ func (r *rig) consistent() {
 		next.ready(sw.DPID())
 	}
 	time.Sleep(5 * time.Second)
-	require.Equal(r.t, held, next.contents(), "a fresh controller changes something")
+	gone, new := differences(held, next.contents())
+	require.Empty(r.t, gone, "a fresh controller takes something away")
+	require.Empty(r.t, new, "a fresh controller adds something")
 	require.Equal(r.t, mods, next.mods(), "a fresh controller finds something to change")
+}
+
+// differences returns the lines that only the one text has, and only the other.
+func differences(a, b string) (gone, added []string) {
+	lines := func(s string) []string { return slices.Collect(strings.Lines(s)) }
+	without := func(a, b []string) []string {
+		return slices.DeleteFunc(a, func(l string) bool { return slices.Contains(b, l) })
+	}
+	return without(lines(a), lines(b)), without(lines(b), lines(a))
 }
 
 // contents prints what all switches hold.
@@ -379,9 +391,24 @@ func TestZ08PanicIsContained(t *testing.T) {
 	}
 }
 
+// found are seeds that have shown a defect, and what it was.
+var found = map[uint64]string{
+	13558682861818398801: "a member that was lost was asked for every 30 s",
+	18197579948254809228: "a port event that could not be read was never made up for",
+	150438332975111911:   "a group that got lost twice counted as one that cannot be watched",
+	17622692569520565397: "the same",
+	15067371839947360848: "one probe that was damaged folded the pipeline of all switches of the kind",
+	5881291993866489428:  "the software switch went on without a hello",
+}
+
 // TestZ09Scenarios does a seeded mix of everything, and then asks whether all is as
 // it should be.
 func TestZ09Scenarios(t *testing.T) {
+	for own, what := range found {
+		t.Run(fmt.Sprintf("found=%d", own), func(t *testing.T) {
+			bubble(t, func(t *testing.T) { t.Log(what); scenario(t, own) })
+		})
+	}
 	random, seed := seeded(t)
 	for i := range scale(12, 2000) {
 		own := random.Uint64()
