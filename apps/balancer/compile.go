@@ -14,6 +14,7 @@ import (
 type target struct {
 	mac  ofproto.MAC
 	port ofproto.Port // towards it; 0: no path is known
+	vlan uint16       // of its frames as they are seen; 0: untagged
 	// attached: the member is behind a port of this very switch.
 	attached bool
 }

@@ -3,6 +3,7 @@ package balancer
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -185,10 +186,16 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 		}
 		return choice{method: MethodRefused, level: levelNoGroups, reason: reason}
 	}
-	need := controller.LayerL2 | controller.LayerL3
+	need, ports := controller.LayerL2|controller.LayerL3, controller.LayerL4
+	if in.ipv6() {
+		need = controller.LayerL2 | controller.LayerIPv6
+	}
+	if l.Key.Protocol == SCTP {
+		ports = controller.LayerSCTP
+	}
 	for _, m := range l.Members {
 		if m.Key.Port() != l.Key.Port {
-			need |= controller.LayerL4
+			need |= ports
 		}
 	}
 	switch lack := need &^ caps.FlowSet; {
@@ -196,10 +203,17 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 		return refuse("the switch accepts flow entries and does not hold them")
 	case in.stage == controller.StageSteer && !caps.Normal:
 		return refuse("stage steer needs NORMAL, which the switch does not have")
-	case lack == controller.LayerL4:
+	case lack == ports:
 		return refuse("the switch cannot rewrite ports: give the members the listener's port")
 	case lack != 0:
 		return refuse("the switch cannot rewrite %s", strings.Join(lack.Names(), ", "))
+	case l.Key.Protocol == SCTP && caps.FlowSet&controller.LayerSCTP == 0:
+		return refuse("the switch does not know SCTP")
+	case !caps.PortMasks && !in.ports(l).all() && !in.ports(l).single():
+		return refuse("ranges of ports need masks on ports, which the switch does not have: only single ports, and all of them, work there")
+	}
+	if m, ok := in.untagged(l, owners); ok {
+		return refuse("member %s is untagged on the wire: stage managed leaves frames in the VLAN they came in", m)
 	}
 
 	var why []string
@@ -243,7 +257,7 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 	}
 	if ch.method == MethodSelector {
 		switch {
-		case caps.AddressMasks || caps.PortMasks:
+		case in.addressMasks() || caps.PortMasks:
 			if !caps.PortMasks {
 				why = append(why, "no masks on ports: all connections of a client go to one member")
 			}
@@ -268,6 +282,20 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 	}
 	ch.reason = strings.Join(why, ", ")
 	return ch
+}
+
+// untagged returns an owner of slots that stage managed cannot serve a VIP of a VLAN
+// by: what a port is in by its configuration is known to NORMAL alone.
+func (in vipInput) untagged(l ListenerRecord, owners []uint16) (addr netip.Addr, ok bool) {
+	if in.stage != controller.StageManaged || in.rec == nil || in.rec.VIP.VLAN == 0 {
+		return addr, false
+	}
+	for _, m := range l.Members {
+		if t, known := in.targets[m.Key.Addr()]; known && t.vlan == 0 && slices.Contains(owners, m.Index) {
+			return m.Key.Addr(), true
+		}
+	}
+	return addr, false
 }
 
 // allReached says whether a port towards each owner is known.

@@ -1,8 +1,6 @@
 package balancer
 
 import (
-	"net/netip"
-
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
@@ -17,7 +15,7 @@ func (in vipInput) actions(l ListenerRecord, m MemberRecord, normal bool) []ofpr
 	}
 	as := []ofproto.Action{
 		ofproto.SetField{Field: ofproto.EthDst(t.mac)},
-		ofproto.SetField{Field: ofproto.IPv4Dst(netip.PrefixFrom(m.Key.Addr(), 32))},
+		ofproto.SetField{Field: ipDst(m.Key.Addr())},
 	}
 	if m.Key.Port() != l.Key.Port {
 		as = append(as, ofproto.SetField{Field: ofproto.L4Dst(l.Key.Protocol.number(), m.Key.Port())})
@@ -28,6 +26,9 @@ func (in vipInput) actions(l ListenerRecord, m MemberRecord, normal bool) []ofpr
 		return append(as, ofproto.OutputPort(ofproto.PortNormal))
 	case t.port == 0:
 		return nil
+	}
+	if in.rec.VIP.VLAN != 0 && t.vlan == 0 {
+		as = append(as, ofproto.PopVLAN{}) // behind an access port; NORMAL does it by itself
 	}
 	if in.caps.Nicira {
 		// A switch does not send a packet back out of the port it came in by, which a
@@ -57,7 +58,7 @@ func (in vipInput) learn() []ofproto.Action {
 func (in vipInput) reverse(p *flowtable.Part, l ListenerRecord) {
 	proto := l.Key.Protocol.number()
 	for _, m := range l.Members {
-		rewrite := []ofproto.Action{ofproto.SetField{Field: ofproto.IPv4Src(netip.PrefixFrom(in.rec.VIP.Address, 32))}}
+		rewrite := []ofproto.Action{ofproto.SetField{Field: ipSrc(in.rec.VIP.Address)}}
 		if m.Key.Port() != l.Key.Port {
 			rewrite = append(rewrite, ofproto.SetField{Field: ofproto.L4Src(proto, l.Key.Port)})
 		}

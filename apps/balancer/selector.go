@@ -16,7 +16,7 @@ func (in vipInput) selector(proto uint8, slot, size int) []ofproto.Field {
 	all := bits.Len(uint(size - 1))
 	portBits := 0
 	switch {
-	case in.caps.PortMasks && in.caps.AddressMasks:
+	case in.caps.PortMasks && in.addressMasks():
 		portBits = 4
 	case in.caps.PortMasks:
 		portBits = all
@@ -26,7 +26,7 @@ func (in vipInput) selector(proto uint8, slot, size int) []ofproto.Field {
 		fs = append(fs, ofproto.L4SrcMasked(proto, uint16(slot)<<1&mask, mask))
 	}
 	if addressBits := max(all-portBits, 0); addressBits > 0 {
-		fs = append(fs, ofproto.IPv4SrcMasked(uint32(slot>>portBits), 1<<addressBits-1))
+		fs = append(fs, in.srcBits(uint32(slot>>portBits), 1<<addressBits-1))
 	}
 	return fs
 }
