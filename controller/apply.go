@@ -113,20 +113,21 @@ type hotSource struct {
 // worker is the state of a session's reconciling goroutine.
 type worker struct {
 	*session
-	waiting   map[flowtable.PartKey]Source    // to be compiled
-	backlog   [classes][]flowtable.PartKey    // the keys of waiting, by class, oldest first
-	hot       map[flowtable.PartKey]hotSource // not to be compiled yet; see refill
-	compiled  map[flowtable.PartKey]Source    // of each part, the last one compiled
-	retries   map[flowtable.PartKey]retry
-	air       *flight // committed, and not landed; nil: none
-	last      *flight // that landed
-	lastTook  time.Duration
-	folded    folded
-	installed *flowtable.Installed       // a read-back that is not in the table yet
-	roomAt    time.Time                  // when parts that wait for room are next tried
-	broken    map[flowtable.PartKey]bool // parts that do not compile
-	ready     bool
-	shut      error // why the gate is shut; nil: open
+	waiting      map[flowtable.PartKey]Source    // to be compiled
+	backlog      [classes][]flowtable.PartKey    // the keys of waiting, by class, oldest first
+	hot          map[flowtable.PartKey]hotSource // not to be compiled yet; see refill
+	compiled     map[flowtable.PartKey]Source    // of each part, the last one compiled
+	retries      map[flowtable.PartKey]retry
+	removedInAir []removedFlow // entries of parts in the air that were removed
+	air          *flight       // committed, and not landed; nil: none
+	last         *flight       // that landed
+	lastTook     time.Duration
+	folded       folded
+	installed    *flowtable.Installed       // a read-back that is not in the table yet
+	roomAt       time.Time                  // when parts that wait for room are next tried
+	broken       map[flowtable.PartKey]bool // parts that do not compile
+	ready        bool
+	shut         error // why the gate is shut; nil: open
 }
 
 // step compiles what was assigned and applies plans until nothing is dirty.
@@ -237,7 +238,7 @@ func (w *worker) waitsForLanding() bool {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.reread || len(w.removed) > 0
+	return w.reread || len(w.removedInAir) > 0
 }
 
 // due says whether parts wait to be compiled.
@@ -371,7 +372,13 @@ func (w *worker) take(ctx context.Context) error {
 	if complete && !w.ready && w.installed.Ours() == 0 && w.laterTerm == 0 && !w.caps.OneTable() {
 		// Where nothing of ours is, nothing can be deleted by mistake, and the first
 		// plans need not wait until all is compiled.
+		w.mu.Lock()
+		w.removed, w.reread = nil, false // told of before the read-back, or of nothing of ours
+		w.mu.Unlock()
 		w.adopt(ctx, results)
+	}
+	if complete && w.ready {
+		w.flowsRemoved()
 	}
 	w.compile(results)
 	if !complete || w.air != nil {
@@ -381,8 +388,8 @@ func (w *worker) take(ctx context.Context) error {
 		return nil // a read-back is compared with the whole
 	}
 	w.mu.Lock()
-	removed, reread := w.removed, w.reread
-	w.removed, w.reread = nil, false
+	reread := w.reread
+	w.reread = false
 	w.mu.Unlock()
 	if reread && w.installed == nil {
 		in, err := w.readBack(ctx)
@@ -394,10 +401,7 @@ func (w *worker) take(ctx context.Context) error {
 	if w.installed != nil {
 		w.adopt(ctx, results)
 	}
-	// After the read-back: what it saw may have been removed since.
-	for _, r := range removed {
-		w.table.FlowRemoved(r.table, r.priority, r.match, r.cookie)
-	}
+	w.flowsRemoved() // after the read-back: what it saw may have been removed since
 	for key, r := range w.retries {
 		if !r.at.After(now) && !r.room {
 			w.table.MarkDirty(key)
@@ -405,6 +409,26 @@ func (w *worker) take(ctx context.Context) error {
 	}
 	w.lookForRoom(now)
 	return nil
+}
+
+// flowsRemoved takes in which entries the switch has dropped. Those of parts in the air
+// wait for their landing: the entry may have been added again after that.
+func (w *worker) flowsRemoved() {
+	w.mu.Lock()
+	removed := w.removed
+	w.removed = nil
+	w.mu.Unlock()
+	removed = append(w.removedInAir, removed...)
+	w.removedInAir = nil
+	for _, r := range removed {
+		if w.air != nil {
+			if key, ok := w.table.Wants(r.table, r.priority, r.match); ok && w.air.has(key) {
+				w.removedInAir = append(w.removedInAir, r)
+				continue
+			}
+		}
+		w.table.FlowRemoved(r.table, r.priority, r.match, r.cookie)
+	}
 }
 
 // adopt compares a read-back with what is desired; after the first, the gate is asked.

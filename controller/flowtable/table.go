@@ -367,6 +367,12 @@ func comparePartKeys(a, b PartKey) int {
 	return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Name, b.Name))
 }
 
+// Wants returns the part that desires an entry.
+func (t *Table) Wants(table ofproto.Table, priority uint16, match ofproto.Match) (PartKey, bool) {
+	w, ok := t.flows[FlowKey{Table: table, Priority: priority, Match: string(match.Canonical())}]
+	return w.part, ok
+}
+
 // FlowRemoved records that the switch dropped an entry, and marks the part that
 // desires it dirty. It reports whether an entry of ours that is desired went.
 func (t *Table) FlowRemoved(table ofproto.Table, priority uint16, match ofproto.Match, cookie uint64) bool {
