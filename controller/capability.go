@@ -78,6 +78,13 @@ type Capabilities struct {
 	// NDAnswers says that entries can turn a neighbour solicitation into the
 	// advertisement.
 	NDAnswers bool
+	// Hashing says that entries can hash the source into a register, which entries of
+	// later tables match.
+	Hashing  bool
+	TCPFlags bool // flags of TCP can be matched
+	// ConnTrack says that the switch tracks connections and translates their addresses,
+	// in buckets too, and has the tables for it.
+	ConnTrack bool
 
 	// Holds says that the switch held the flow entries it accepted. One that
 	// accepts and ignores does not.
@@ -87,6 +94,9 @@ type Capabilities struct {
 	// Probed says that all this was tried, and not only declared.
 	Probed bool
 }
+
+// GroupMeters says whether a switch has the meters that GroupMeter numbers.
+func (c Capabilities) GroupMeters() bool { return c.Meters > meterNumbers }
 
 // OneTable says whether the pipeline has to be folded into one table.
 func (c Capabilities) OneTable() bool { return c.Tables < pipelineTables }
@@ -116,6 +126,7 @@ func capabilitiesOf(features *ofproto.FeaturesReply, desc ofproto.Desc, groups o
 		Normal: true, NormalInBuckets: true,
 		BucketSet: allLayers, FlowSet: allLayers,
 		AddressMasks: true, IPv6Masks: true, PortMasks: ovs, NDAnswers: ovs,
+		Hashing: ovs && features.Tables > uint8(TableBack), TCPFlags: ovs, ConnTrack: ovs && features.Tables > uint8(TableBack),
 		Holds: true,
 	}
 }
@@ -275,6 +286,13 @@ func probesOf(port ofproto.Port, declared Capabilities) []probe {
 	}
 	chained := bucket(1, ofproto.Group{ID: probeMember})
 	group("chaining", true, ofproto.GroupTypeSelect, func(c *Capabilities) { c.Chaining = false }, chained)
+	if declared.ConnTrack {
+		tracked := bucket(1, ofproto.CT{Flags: ofproto.CTCommit, Zone: zoneDestination, Table: TableMember, Actions: []ofproto.Action{
+			ofproto.NAT{Flags: ofproto.NATDst, IPMin: probeAddress(0).Addr(), PortMin: 1},
+		}})
+		tracked.WatchGroup = probeMember
+		group("connections in buckets", true, ofproto.GroupTypeSelect, func(c *Capabilities) { c.ConnTrack = false }, tracked)
+	}
 	chained.WatchGroup = probeMember
 	group("watch_group", true, ofproto.GroupTypeSelect, func(c *Capabilities) { c.WatchGroup = false }, chained)
 
@@ -338,6 +356,29 @@ func probesOf(port ofproto.Port, declared Capabilities) []probe {
 		entry("solicitations made advertisements", 0, lacks, apply(ofproto.SetField{Field: ofproto.NDOptionsType(2)},
 			ofproto.SetField{Field: ofproto.NDReserved(0)}, ofproto.SetField{Field: ofproto.ICMPv6Type(136)}, output), nd(135)...)
 		entry("target link addresses", 0, lacks, apply(ofproto.SetField{Field: ofproto.IPv6NDTLL(ProbeMAC)}, output), nd(136)...)
+	}
+	if declared.TCPFlags {
+		flow("flags of TCP", 0, func(c *Capabilities) { c.TCPFlags = false }, apply(output), ofproto.ONFTCPFlags(2, 0x12))
+	}
+	if declared.Hashing {
+		lacks := func(c *Capabilities) { c.Hashing = false }
+		flow("hashing", TableVIP, lacks, []ofproto.Instruction{
+			ofproto.ApplyActions{Actions: []ofproto.Action{
+				ofproto.Load{Dst: ofproto.FieldNXMReg1, Bits: 32, Value: 1},
+				ofproto.Multipath{Fields: ofproto.HashNWSrc, Links: 16, Dst: ofproto.FieldNXMReg0, Bits: 16},
+			}},
+			ofproto.GotoTable{Table: TableSlot},
+		})
+		entry("matching registers", TableSlot, lacks, apply(output), ofproto.NXMReg(RegSlot, 1, 0xffff), ofproto.NXMReg(RegListener, 1, ^uint32(0)))
+	}
+	if declared.ConnTrack {
+		lacks := func(c *Capabilities) { c.ConnTrack = false }
+		flow("tracking connections", TableVIP, lacks, apply(ofproto.CT{Zone: zoneDestination, Table: TableTracked, Actions: []ofproto.Action{ofproto.NAT{}}}))
+		flow("matching their state", TableTracked, lacks, apply(ofproto.CT{Flags: ofproto.CTCommit, Zone: zoneSource, Table: TableMember, Actions: []ofproto.Action{
+			ofproto.NAT{Flags: ofproto.NATSrc, IPMin: probeAddress(0).Addr(), PortMin: 1024, PortMax: 61439},
+			ofproto.Move{Src: ofproto.FieldNXMEthSrc, Dst: ofproto.FieldNXMCTLabel, Bits: 48},
+		}}), ofproto.NXMCTState(ofproto.CTTracked|ofproto.CTNew, ofproto.CTTracked|ofproto.CTNew))
+		flow("sending to the port in a register", TableBack, lacks, apply(ofproto.OutputReg{Src: ofproto.FieldNXMReg2, Bits: 16}))
 	}
 	flow("Nicira's actions", 0, func(c *Capabilities) { c.Nicira = false }, apply(
 		ofproto.Move{Src: ofproto.FieldEthSrc, Dst: ofproto.FieldEthDst, Bits: 48},

@@ -22,12 +22,13 @@ import (
 
 const allLayers = controller.LayerL2 | controller.LayerL3 | controller.LayerL4 | controller.LayerIPv6 | controller.LayerSCTP
 
-// everything is what Open vSwitch can do, but for its meters and the number of its groups.
+// everything is what the software switch can do, but for its meters and the number of
+// its groups.
 var everything = controller.Capabilities{
 	Tables: 254, Nicira: true, Bundles: true, Select: true, FastFailover: true, AllGroups: true,
 	Chaining: true, WatchPort: true, WatchGroup: true, MaxBuckets: 256, Normal: true, NormalInBuckets: true,
 	BucketSet: allLayers, FlowSet: allLayers,
-	AddressMasks: true, IPv6Masks: true, PortMasks: true, NDAnswers: true, Holds: true, Probed: true,
+	AddressMasks: true, IPv6Masks: true, PortMasks: true, NDAnswers: true, Hashing: true, Holds: true, Probed: true,
 }
 
 // capabilities are those of switch 1 without what everything leaves out.
@@ -56,8 +57,8 @@ func TestCapabilitiesAreProbed(t *testing.T) {
 	}{
 		"Open vSwitch": {simswitch.Options{}, func(*caps) {}},
 		"reordering":   {simswitch.Options{Reorder: 7}, func(*caps) {}},
-		"one table":    {simswitch.Options{Tables: 1}, func(c *caps) { c.Tables = 1 }},
-		"three tables": {simswitch.Options{Tables: 3}, func(c *caps) { c.Tables = 3 }},
+		"one table":    {simswitch.Options{Tables: 1}, func(c *caps) { c.Tables, c.Hashing = 1, false }},
+		"three tables": {simswitch.Options{Tables: 3}, func(c *caps) { c.Tables, c.Hashing = 3, false }},
 		"no groups":    {simswitch.Options{NoGroups: true}, noGroups},
 		"no select": {simswitch.Options{NoSelect: true}, func(c *caps) {
 			noGroups(c)
@@ -76,8 +77,9 @@ func TestCapabilitiesAreProbed(t *testing.T) {
 		"no NORMAL":                   {simswitch.Options{NoNormal: true}, func(c *caps) { c.Normal, c.NormalInBuckets = false, false }},
 		"no bundles":                  {simswitch.Options{NoBundles: true}, func(c *caps) { c.Bundles = false }},
 		"no meters":                   {simswitch.Options{NoMeters: true}, func(*caps) {}},
-		"strict":                      {simswitch.Options{NoNicira: true}, func(c *caps) { c.Nicira, c.PortMasks, c.NDAnswers = false, false, false }},
+		"strict":                      {simswitch.Options{NoNicira: true}, func(c *caps) { c.Nicira, c.PortMasks, c.NDAnswers, c.Hashing = false, false, false, false }},
 		"no masks": {simswitch.Options{NoNicira: true, NoMasks: true}, func(c *caps) {
+			c.Hashing = false
 			c.Nicira, c.PortMasks, c.AddressMasks, c.IPv6Masks, c.NDAnswers = false, false, false, false, false
 		}},
 		"no IPv6 set": {simswitch.Options{NoSet: []ofproto.FieldType{ofproto.FieldIPv6Dst}}, func(c *caps) {
@@ -219,7 +221,9 @@ func TestOpenVSwitchIsProbed(t *testing.T) {
 	require.NotZero(t, got.Meters)
 	require.True(t, got.MeteredCopies)
 	got.MaxGroups, got.Meters, got.MeteredCopies = 0, 0, false
-	require.Equal(t, everything, got)
+	want := everything
+	want.TCPFlags, want.ConnTrack = true, true
+	require.Equal(t, want, got)
 	require.Empty(t, ovs.DumpGroups("s1"))
 	require.Len(t, ovs.DumpFlows("s1"), 1, "the mark of the store alone")
 }

@@ -153,7 +153,7 @@ var Pipeline = &flowtable.Pipeline{
 				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst,
 				ofproto.FieldVLANVID, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst,
 				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Type, ofproto.FieldICMPv6Code,
-				ofproto.FieldEthDst, ofproto.FieldNXMTCPFlags},
+				ofproto.FieldEthDst, ofproto.FieldONFTCPFlags},
 			Next: []ofproto.Table{TableDestination, TableTracked, TableSlot, TableMember},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "steer, managed", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},

@@ -112,8 +112,11 @@ func (g generator) extension() Action {
 			Dst: g.fieldType(), Offset: g.u16() & 0x3ff, Bits: 1 + g.u16()&0x3f,
 		}
 	case 3:
-		if g.IntN(2) == 0 {
+		switch g.IntN(3) {
+		case 0:
 			return Controller{Meter: g.Uint32()}
+		case 1:
+			return OutputReg{Src: g.fieldType(), Offset: g.u16() & 0x3ff, Bits: 1 + g.u16()&0x3f}
 		}
 		return Resubmit{InPort: PortInPort, Table: Table(g.u8())}
 	case 4:

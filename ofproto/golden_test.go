@@ -446,7 +446,7 @@ var goldens = []golden{
 		name: "flow-mod with fields of experimenters",
 		msg: flowMod(NewMatch(
 			EthType(EthTypeIPv4), IPProto(ProtoTCP), NXMReg(1, 0x5, 0xf), NXMCTState(0x21, 0x21),
-			Field{Type: 0xffff<<16 | 42, Experimenter: ExperimenterONF, Value: []byte{0, 2}, Mask: []byte{0, 0x12}},
+			ONFTCPFlags(2, 0x12),
 		)),
 		bytes: `04 0e 0068 01020304` + flowModHead + `
 			0001 0033

@@ -265,6 +265,7 @@ func TestActionTextIsOpenVSwitchs(t *testing.T) {
 		{Multipath{Fields: HashSymmetricL4, Basis: 1, Algorithm: MultipathModulo, Links: 3, Dst: FieldNXMReg0, Bits: 32}},
 		{Resubmit{InPort: PortInPort, Table: 3}, Resubmit{InPort: 4, Table: 5}},
 		{Controller{Meter: 9}},
+		{OutputReg{Src: FieldNXMReg2, Bits: 16}},
 		{CT{Table: CTNoTable}},
 		{CT{Flags: CTCommit, Zone: 9, Table: 3, Actions: []Action{NAT{}}}},
 		{CT{Flags: CTCommit, Table: CTNoTable, Actions: []Action{NAT{Flags: NATSrc, IPMin: prefix("10.0.0.1/32").Addr(), PortMin: 1024, PortMax: 2048}}}},

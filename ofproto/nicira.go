@@ -13,6 +13,7 @@ const (
 	nxRegLoad       = 7
 	nxMultipath     = 10
 	nxResubmitTable = 14
+	nxOutputReg     = 15
 	nxCT            = 35
 	nxNAT           = 36
 	nxController2   = 37
@@ -67,6 +68,13 @@ type Multipath struct {
 type Resubmit struct {
 	InPort Port
 	Table  Table
+}
+
+// OutputReg sends the packet out of the port whose number is in Bits bits of a field.
+type OutputReg struct {
+	Src    FieldType
+	Offset uint16 // in bits from the least significant
+	Bits   uint16
 }
 
 // Controller sends the whole packet to the controller as ToController does, by way of
@@ -176,6 +184,18 @@ func (a Resubmit) appendTo(b []byte) []byte {
 	return setLen(b, start, 2)
 }
 
+// OutputReg ends in the length for packets to the controller, which is not limited, and
+// padding.
+func (a OutputReg) appendTo(b []byte) []byte {
+	start := len(b)
+	b = nicira(b, nxOutputReg)
+	b = be.AppendUint16(b, bitRange(a.Offset, a.Bits))
+	b = be.AppendUint32(b, a.Src.header())
+	b = be.AppendUint16(b, MaxLenNoBuffer)
+	b = pad(b, 6)
+	return setLen(b, start, 2)
+}
+
 // controllerMeter is the property of nxController2 that names a meter.
 const controllerMeter = 5
 
@@ -276,6 +296,9 @@ func (a Resubmit) String() string {
 	}
 	return fmt.Sprintf("resubmit(%v,%d)", a.InPort, a.Table)
 }
+
+// String implements Action.
+func (a OutputReg) String() string { return "output:" + subfield(a.Src, a.Offset, a.Bits) }
 
 // String implements Action.
 func (a Controller) String() string { return fmt.Sprintf("controller(meter_id=%d)", a.Meter) }
@@ -413,6 +436,16 @@ func parseExperimenterAction(b []byte) (Action, error) {
 			port |= 0xffff0000
 		}
 		return Resubmit{InPort: port, Table: Table(b[12])}, nil
+	case nxOutputReg:
+		if err := exactly("output_reg", b, 24); err != nil {
+			return nil, err
+		}
+		src, ok := fieldOfHeader(be.Uint32(b[12:]))
+		if !ok || be.Uint16(b[16:]) != MaxLenNoBuffer {
+			return raw, nil
+		}
+		r := be.Uint16(b[10:])
+		return OutputReg{Src: src, Offset: r >> 6, Bits: r&0x3f + 1}, nil
 	case nxController2:
 		if len(b) != 24 || be.Uint32(b[16:]) != controllerMeter<<16|8 {
 			return raw, nil // other properties

@@ -788,6 +788,28 @@ func NXMReg(n int, value, mask uint32) Field {
 	return field32m(FieldNXMReg0+FieldType(n&15), value, mask)
 }
 
+// FieldONFTCPFlags is the type of the field that ONFTCPFlags matches, which is of an
+// experimenter (ONF extension 109).
+const FieldONFTCPFlags FieldType = 0xffff<<16 | 42
+
+// ONFTCPFlags matches the bits of the flags of TCP that mask has (ONF extension 109).
+// Open vSwitch reports Nicira's field of the same name as this one.
+func ONFTCPFlags(value, mask uint16) Field {
+	f := field16m(FieldONFTCPFlags, value, mask)
+	f.Experimenter = ExperimenterONF
+	return f
+}
+
+// Bits of the connection tracking state.
+const (
+	CTNew         uint32 = 1 << 0
+	CTEstablished uint32 = 1 << 1
+	CTRelated     uint32 = 1 << 2
+	CTReply       uint32 = 1 << 3
+	CTInvalid     uint32 = 1 << 4
+	CTTracked     uint32 = 1 << 5
+)
+
 // NXMCTState matches the bits of the connection tracking state that mask has (Open vSwitch).
 func NXMCTState(value, mask uint32) Field { return field32m(FieldNXMCTState, value, mask) }
 

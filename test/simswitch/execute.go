@@ -2,6 +2,7 @@ package simswitch
 
 import (
 	"encoding/binary"
+	"hash/fnv"
 	"slices"
 
 	"github.com/fairlead/fairlead/ofproto"
@@ -209,6 +210,11 @@ func (x *execution) list(actions []ofproto.Action, p *inFlight, table ofproto.Ta
 				copyBits(dst, int(a.Offset), binary.BigEndian.AppendUint64(nil, a.Value), 0, int(a.Bits))
 				p.set(a.Dst, dst)
 			}
+		case ofproto.Multipath:
+			if dst, ok := p.get(a.Dst); ok {
+				copyBits(dst, int(a.Offset), binary.BigEndian.AppendUint64(nil, p.hashSource(a.Basis)%uint64(a.Links)), 0, int(a.Bits))
+				p.set(a.Dst, dst)
+			}
 		case ofproto.PushVLAN:
 			tag := binary.BigEndian.AppendUint16(nil, a.EthType)
 			tag = append(tag, 0, 0)
@@ -228,6 +234,18 @@ func (x *execution) list(actions []ofproto.Action, p *inFlight, table ofproto.Ta
 		}
 	}
 	return true
+}
+
+// hashSource is a hash of the source address of an IP packet.
+func (p *inFlight) hashSource(basis uint16) uint64 {
+	h := fnv.New64a()
+	_ = binary.Write(h, binary.BigEndian, basis)
+	for _, t := range []ofproto.FieldType{ofproto.FieldIPv4Src, ofproto.FieldIPv6Src} {
+		if v, ok := p.get(t); ok {
+			_, _ = h.Write(v)
+		}
+	}
+	return h.Sum64()
 }
 
 // ttl changes the TTL of an IP packet and returns it; of others it is 255.

@@ -247,6 +247,13 @@ func (s *Switch) checkActions(actions []ofproto.Action, m ofproto.Match, known b
 			if s.o.NoNicira {
 				err = bad(ofproto.ErrorBadAction, actionBadExp)
 			}
+		case ofproto.Multipath:
+			if err = field(a.Dst); err == nil && (int(a.Offset+a.Bits) > 8*a.Dst.Len() || a.Bits < 32 && a.Links > 1<<a.Bits) {
+				err = bad(ofproto.ErrorBadAction, actionBadArgument)
+			}
+			if s.o.NoNicira || a.Algorithm != ofproto.MultipathModulo || a.Fields != ofproto.HashNWSrc {
+				err = bad(ofproto.ErrorBadAction, actionBadExp)
+			}
 		case ofproto.Load:
 			if err = field(a.Dst); err == nil && int(a.Offset+a.Bits) > 8*a.Dst.Len() {
 				err = bad(ofproto.ErrorBadAction, actionBadArgument)
