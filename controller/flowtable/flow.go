@@ -134,11 +134,16 @@ func addMessage(f Flow, cookie uint64) *ofproto.FlowMod {
 }
 
 // deleteMessage removes exactly one entry, and only while it has this cookie:
-// a foreign entry that took its place stays.
+// a foreign entry that took its place stays. Cookie 0 stands for an entry of ours that
+// is not what its cookie says; then any cookie of ours will do.
 func deleteMessage(k FlowKey, cookie uint64) *ofproto.FlowMod {
+	mask := ^uint64(0)
+	if cookie == 0 {
+		cookie, mask = cookieMagic, cookieMagicMask
+	}
 	return &ofproto.FlowMod{
 		Cookie:     cookie,
-		CookieMask: ^uint64(0),
+		CookieMask: mask,
 		Table:      k.Table,
 		Command:    ofproto.FlowDeleteStrict,
 		Priority:   k.Priority,

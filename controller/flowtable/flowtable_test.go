@@ -501,6 +501,21 @@ func TestAlteredObjectsAreSetAgain(t *testing.T) {
 	require.Equal(t, want, r.contents())
 }
 
+// What was altered and is not desired any more goes too, and an entry that is not what
+// its cookie says, such as one that tried the switch out.
+func TestAlteredOrphansGo(t *testing.T) {
+	r := newRig(t, false)
+	r.set(key("a"), vip(1, 1))
+	r.sync()
+	r.alter()
+	probe := &ofproto.FlowMod{Cookie: flowtable.ProbeCookie, Command: ofproto.FlowAdd, Match: ofproto.NewMatch(ofproto.EthType(0x800))}
+	require.Nil(t, r.sw.Apply(probe))
+	r.readBack()
+	r.table.DeletePart(key("a"))
+	r.sync()
+	require.Empty(t, r.contents())
+}
+
 // A switch that writes an object in another way than it was told is not told for ever.
 func TestSwitchThatWritesInItsOwnWayIsBelieved(t *testing.T) {
 	r := newRig(t, false)
