@@ -18,11 +18,11 @@ type Layers uint8
 
 // The layers that balancing rewrites.
 const (
-	LayerL2 Layers = 1 << iota // Ethernet addresses
-	LayerL3                    // IPv4 addresses
-	LayerL4                    // ports of TCP
-	LayerIPv6                  // IPv6 addresses; in flow entries, that they can be matched too
-	LayerSCTP                  // ports of SCTP; likewise
+	LayerL2   Layers = 1 << iota // Ethernet addresses
+	LayerL3                      // IPv4 addresses
+	LayerL4                      // ports of TCP
+	LayerIPv6                    // IPv6 addresses; in flow entries, that they can be matched too
+	LayerSCTP                    // ports of SCTP; likewise
 
 	allLayers = LayerL2 | LayerL3 | LayerL4 | LayerIPv6 | LayerSCTP
 )
