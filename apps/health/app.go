@@ -1,0 +1,584 @@
+package health
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
+	"github.com/fairlead/fairlead/topology"
+)
+
+const (
+	// startEvery is the time between the first probes of targets that come together.
+	startEvery = time.Millisecond
+	// batch is how close together things may be due to be done in one turn of the core.
+	batch = time.Millisecond
+	// repeatEvery is how often all verdicts are given again.
+	repeatEvery = 10 * time.Second
+
+	// maxInFlight bounds the probes under way. maxThreads bounds those of them that
+	// take a goroutine each: HTTPS, and all from the controller's host. A probe over a
+	// bound waits for deferBy.
+	maxInFlight = 4096
+	maxThreads  = 512
+	deferBy     = 10 * time.Millisecond
+	// threadGrace is how long after its time a probe with a goroutine is given up.
+	threadGrace = 100 * time.Millisecond
+
+	// A probe that ran out of time says nothing of its target when the core itself was
+	// late by more than lateLeast and more than a part of the timeout: it is void, and
+	// made again. maxVoid bounds how many are in a row.
+	lateLeast = 20 * time.Millisecond
+	latePart  = 4
+	maxVoid   = 3
+
+	// askEvery is the shortest time between two questions for where an address is. They
+	// go to all edge ports.
+	askEvery = 5 * time.Second
+
+	// firstPort is the lowest source port of probes; they go up to 65535. Entries for
+	// replies match their upper four bits.
+	firstPort uint16 = 0xf000
+)
+
+// App is the health app. Make one with New and Run it beside the controller. The core
+// loop owns it: targets come in as Change, and verdicts go out, in its calls.
+type App struct {
+	log     *slog.Logger
+	verdict func(*controller.Context, Verdict)
+	wire    *wire
+
+	checks    map[string]*check
+	owned     map[string][]string // ids of each owner
+	byAddress map[netip.Addr]map[*check]bool
+	replies   map[string]*part     // entries for replies, by part name
+	taken     map[reply]bool       // of those in replies
+	sources   map[string]*part     // addresses that are answered for, by part name
+	pending   map[packetKey]*check // probes of single packets in flight
+	due       timetable
+	firstFree time.Time // when the next new target may be probed first
+	repeatAt  time.Time
+	probes    uint64 // made so far; numbers them
+	nextPort  uint16
+	inFlight  int
+	threads   int
+	lateAt    time.Time // when the core was last found to be late
+	lateBy    time.Duration
+
+	counts counts
+}
+
+// check is a target with what is known of it.
+type check struct {
+	Target
+	owner string
+	state state
+	why   string // the last failure
+	told  Verdict
+	voids int // in a row
+
+	at    time.Time // of what is next: a probe, or the end of the one in flight
+	index int       // in the timetable
+	next  time.Time // when the next probe begins
+
+	probe    uint64 // number of the one in flight; 0: none
+	began    time.Time
+	key      packetKey // of the one in flight, where it is a single packet
+	tag      uint32    // of SCTP
+	unplaced bool      // the last probe failed because the address is nowhere
+	awaits   bool      // the probe waits for the address to be found
+	asked    time.Time // for where it is
+}
+
+// New returns the app. verdict is called on the core loop with each change of a
+// verdict, and with all of them now and then; it must not block.
+func New(log *slog.Logger, verdict func(*controller.Context, Verdict)) *App {
+	return &App{
+		log: log, verdict: verdict, wire: newWire(log),
+		checks: map[string]*check{}, owned: map[string][]string{}, byAddress: map[netip.Addr]map[*check]bool{},
+		replies: map[string]*part{}, taken: map[reply]bool{}, sources: map[string]*part{}, pending: map[packetKey]*check{},
+		nextPort: firstPort, counts: counts{},
+	}
+}
+
+// Run does what must not hold the core loop up, until ctx ends. post gives an event to
+// the core, as Controller.Post does.
+func (a *App) Run(ctx context.Context, post func(context.Context, any) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var g sync.WaitGroup
+	defer g.Wait()
+	defer cancel()
+	g.Go(func() { a.wire.run(ctx) })
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wire.news:
+			if err := post(ctx, collect{time.Now()}); err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
+	}
+}
+
+// collect is the event that the wire has something for the core.
+type collect struct{ at time.Time }
+
+// ID implements controller.App.
+func (a *App) ID() flowtable.AppID { return controller.AppHealth }
+
+// Handle implements controller.App.
+func (a *App) Handle(c *controller.Context, event any) {
+	switch e := event.(type) {
+	case Change:
+		a.change(c, e)
+	case controller.PacketIn:
+		if flowtable.CookieApp(e.Cookie) != controller.AppHealth || !flowtable.OwnsCookie(e.Cookie) {
+			return
+		}
+		a.packetIn(c, e)
+	case collect:
+		a.noteLate(c.Now, e.at)
+		a.collect(c)
+	case controller.Woken:
+		a.wake(c)
+	case topology.HostAdded:
+		a.hostSeen(c, e.Host)
+	case topology.HostMoved:
+		a.hostSeen(c, e.Host)
+	case topology.HostChanged:
+		a.hostSeen(c, e.Host)
+	case topology.PortChanged:
+		if !e.Gone && e.Port.Up {
+			a.retryUnplaced(c)
+		}
+	default:
+		return
+	}
+	a.schedule(c)
+}
+
+// schedule asks for the next call.
+func (a *App) schedule(c *controller.Context) {
+	if len(a.due) > 0 {
+		c.WakeAt(a.due[0].at)
+	}
+}
+
+// change takes in the targets of an owner. A target that stays, and is probed
+// otherwise now, keeps its state.
+func (a *App) change(c *controller.Context, e Change) {
+	wanted := map[string]Target{}
+	for _, t := range e.Targets {
+		if k := a.checks[t.ID]; k == nil || k.owner == e.Owner {
+			wanted[t.ID] = t.filled()
+		}
+	}
+	for _, id := range a.owned[e.Owner] {
+		if _, ok := wanted[id]; !ok {
+			a.remove(c, a.checks[id])
+		}
+	}
+	if len(wanted) == 0 {
+		delete(a.owned, e.Owner)
+		return
+	}
+	ids := make([]string, 0, len(wanted))
+	for _, t := range e.Targets { // in their order, for the sake of the first probes
+		t, ok := wanted[t.ID]
+		if !ok {
+			continue
+		}
+		delete(wanted, t.ID)
+		ids = append(ids, t.ID)
+		k := a.checks[t.ID]
+		switch {
+		case k == nil:
+			k = &check{owner: e.Owner, index: -1}
+			a.checks[t.ID] = k
+		case k.Target == t:
+			continue
+		default:
+			a.cancel(k)
+			a.release(c, k.Target)
+			dropFrom(a.byAddress, k.Address, k)
+		}
+		k.Target = t
+		a.acquire(c, t)
+		addTo(a.byAddress, t.Address, k)
+		a.firstFree = later(a.firstFree, c.Now)
+		k.next = a.firstFree
+		a.firstFree = a.firstFree.Add(startEvery)
+		a.plan(k, k.next)
+	}
+	a.owned[e.Owner] = ids
+	if a.repeatAt.IsZero() {
+		a.repeatAt = c.Now.Add(repeatEvery)
+	}
+}
+
+func (a *App) remove(c *controller.Context, k *check) {
+	a.cancel(k)
+	a.release(c, k.Target)
+	dropFrom(a.byAddress, k.Address, k)
+	if k.index >= 0 {
+		heap.Remove(&a.due, k.index)
+	}
+	delete(a.checks, k.ID)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func addTo[K, V comparable](m map[K]map[V]bool, k K, v V) {
+	if m[k] == nil {
+		m[k] = map[V]bool{}
+	}
+	m[k][v] = true
+}
+
+func dropFrom[K, V comparable](m map[K]map[V]bool, k K, v V) {
+	if delete(m[k], v); len(m[k]) == 0 {
+		delete(m, k)
+	}
+}
+
+// hostSeen has targets probed at once whose address has just turned up.
+func (a *App) hostSeen(c *controller.Context, h topology.Host) {
+	for _, ip := range h.IPs {
+		for k := range a.byAddress[ip] {
+			a.retry(c, k)
+		}
+	}
+}
+
+// retryUnplaced does so for all that had no place.
+func (a *App) retryUnplaced(c *controller.Context) {
+	for _, k := range a.checks {
+		a.retry(c, k)
+	}
+}
+
+func (a *App) retry(c *controller.Context, k *check) {
+	if k.unplaced && k.probe == 0 {
+		k.unplaced = false
+		a.plan(k, c.Now)
+	}
+}
+
+// plan sets when something is next to be done about a check.
+func (a *App) plan(k *check, at time.Time) {
+	k.at = at
+	if k.index < 0 {
+		heap.Push(&a.due, k)
+	} else {
+		heap.Fix(&a.due, k.index)
+	}
+}
+
+// wake does what is due.
+func (a *App) wake(c *controller.Context) {
+	if len(a.due) > 0 {
+		a.noteLate(c.Now, a.due[0].at)
+	}
+	for len(a.due) > 0 && !a.due[0].at.After(c.Now.Add(batch)) {
+		k := a.due[0]
+		if k.probe == 0 {
+			a.begin(c, k)
+		} else {
+			a.expire(c, k)
+		}
+	}
+	if !a.repeatAt.IsZero() && !a.repeatAt.After(c.Now) {
+		a.repeatAt = c.Now.Add(repeatEvery)
+		for _, k := range a.checks {
+			if k.told.ID != "" {
+				a.verdict(c, k.told)
+			}
+		}
+	}
+}
+
+// noteLate remembers that the core came late to something.
+func (a *App) noteLate(now, due time.Time) {
+	if by := now.Sub(due); by >= lateLeast {
+		a.lateAt, a.lateBy = now, by
+	}
+}
+
+// begin makes a probe. It always sets when the check is next looked at.
+func (a *App) begin(c *controller.Context, k *check) {
+	thread := k.ViaHost || k.Type == HTTPS
+	if a.inFlight >= maxInFlight || thread && a.threads >= maxThreads {
+		a.counts.deferred++
+		a.plan(k, c.Now.Add(deferBy))
+		return
+	}
+	if !k.awaits {
+		// Never later than the interval after the one before, so that a failure is found
+		// within Fall intervals and a timeout.
+		k.next = c.Now.Add(k.Interval - time.Duration(rand.Int64N(int64(k.Interval/10)+1)))
+		k.began = c.Now
+	}
+	if why := k.fault(); why != "" {
+		a.finish(c, k, OutcomeFailure, why)
+		return
+	}
+	if !k.ViaHost {
+		at, why := locate(c, k.VLAN, k.Address)
+		if why != "" {
+			k.unplaced = true
+			if k.awaits = a.ask(c, k); k.awaits {
+				a.plan(k, c.Now.Add(k.Timeout))
+			} else {
+				a.finish(c, k, OutcomeUnplaced, why)
+			}
+			return
+		}
+		k.awaits = false
+		if c.Switch(ofproto.DPID(at.Place.DPID)) == nil {
+			// Its flows outlive the session, and so does what was known of its hosts,
+			// until the switch is given up and they with it.
+			a.counts.add(k.Type, OutcomeVoid)
+			a.plan(k, k.next)
+			return
+		}
+	}
+	a.probes++
+	k.probe = a.probes
+	a.inFlight++
+	if thread {
+		a.threads++
+	}
+	deadline := c.Now.Add(k.Timeout)
+	if a.plan(k, deadline); thread {
+		a.plan(k, deadline.Add(threadGrace)) // it ends by itself
+	}
+	if k.ViaHost || k.Type == TCP || k.Type == HTTP || k.Type == HTTPS {
+		if !a.wire.start(k.probe, k.Target, deadline) {
+			a.counts.deferred++
+			a.settle(k)
+			a.plan(k, c.Now.Add(deferBy))
+		}
+		return
+	}
+	a.sendPacket(c, k)
+}
+
+// ask asks the network where an address is, if it has not been asked lately, and
+// reports whether an answer may come.
+func (a *App) ask(c *controller.Context, k *check) bool {
+	if c.Now.Sub(k.asked) < askEvery {
+		return false
+	}
+	k.asked = c.Now
+	mac := packet.MAC(controller.ProbeMAC)
+	var frame []byte
+	if k.Address.Is4() {
+		frame = packet.AppendARPRequest(nil, mac, netip.IPv4Unspecified(), k.Address, tags(k.VLAN)...)
+	} else {
+		frame = packet.AppendNeighborSolicitation(nil, mac, linkLocal, k.Address, tags(k.VLAN)...)
+	}
+	snap := c.Graph.Snapshot()
+	for sw := range c.Switches() {
+		var out []ofproto.Action
+		for _, port := range snap.EdgePorts(topology.DPID(sw.DPID)) {
+			out = append(out, ofproto.OutputPort(ofproto.Port(port)))
+		}
+		if len(out) > 0 {
+			c.PacketOut(sw.DPID, ofproto.PortController, frame, out...)
+		}
+	}
+	return true
+}
+
+// linkLocal is the address that goes with controller.ProbeMAC (RFC 4291, appendix A).
+var linkLocal = netip.MustParseAddr("fe80::46:4cff:fe00:1")
+
+// locate finds the host of an address. why says that it has no place.
+func locate(c *controller.Context, vlan uint16, addr netip.Addr) (h topology.Host, why string) {
+	snap := c.Graph.Snapshot()
+	h, ok := snap.HostByIP(vlan, addr)
+	if !ok {
+		return h, "is not known in the network: does not answer ARP or neighbour discovery"
+	}
+	if p, ok := snap.Port(h.Place); !ok || !p.Up {
+		return h, "port " + h.Place.String() + " is down"
+	}
+	return h, ""
+}
+
+// cancel ends the probe in flight without an outcome.
+func (a *App) cancel(k *check) {
+	if k.probe != 0 {
+		a.wire.abort(k.probe)
+		a.settle(k)
+	}
+}
+
+// settle forgets the probe in flight.
+func (a *App) settle(k *check) {
+	delete(a.pending, k.key)
+	k.key, k.probe = packetKey{}, 0
+	a.inFlight--
+	if k.ViaHost || k.Type == HTTPS {
+		a.threads--
+	}
+}
+
+// expire ends a probe whose time is over.
+func (a *App) expire(c *controller.Context, k *check) {
+	if k.Type == UDPConnect && !k.ViaHost { // silence
+		a.cancel(k)
+		a.finish(c, k, OutcomeSuccess, "")
+		return
+	}
+	a.timedOut(c, k)
+}
+
+// timedOut judges a probe that got no answer in time.
+func (a *App) timedOut(c *controller.Context, k *check) {
+	a.cancel(k)
+	if a.lateBy > k.Timeout/latePart && a.lateAt.After(k.began) && k.voids < maxVoid {
+		k.voids++
+		a.counts.add(k.Type, OutcomeVoid)
+		a.plan(k, c.Now.Add(deferBy))
+		return
+	}
+	a.finish(c, k, OutcomeTimeout, "no answer within "+k.Timeout.String())
+}
+
+// finish takes in the outcome of a probe that is not in flight any more.
+func (a *App) finish(c *controller.Context, k *check, o Outcome, why string) {
+	a.counts.add(k.Type, o)
+	k.voids = 0
+	if o == OutcomeSuccess {
+		k.why, k.unplaced = "", false
+		k.state.pass(c.Now, k.Rise)
+	} else {
+		k.why = why
+		k.state.fail(c.Now, k.Fall)
+	}
+	a.plan(k, later(k.next, c.Now))
+	v := Verdict{ID: k.ID, Up: k.state.status == Up}
+	if k.state.status == Unknown {
+		return
+	}
+	if !v.Up {
+		v.Reason = k.why
+		if why := k.state; k.why == "" && why.held(c.Now) {
+			v.Reason = fmt.Sprintf("answers, and is held down for %s because it flips", why.hold())
+		} else if k.why == "" {
+			v.Reason = k.told.Reason // answers, but not often enough yet
+		}
+	}
+	if v != k.told {
+		if v.Up != k.told.Up || k.told.ID == "" {
+			a.counts.verdicts++
+		}
+		k.told = v
+		a.verdict(c, v)
+	}
+}
+
+// collect takes what the wire has: packets to be sent, and outcomes.
+func (a *App) collect(c *controller.Context) {
+	packets, results := a.wire.drain()
+	for _, p := range packets {
+		a.send(c, p.vlan, p.dst, p.data)
+	}
+	for _, r := range results {
+		k := a.checks[r.id]
+		if k == nil || k.probe != r.probe {
+			continue
+		}
+		if r.outcome == OutcomeTimeout {
+			a.timedOut(c, k)
+			continue
+		}
+		a.settle(k)
+		if r.outcome == OutcomeVoid && k.voids < maxVoid {
+			k.voids++
+			a.counts.add(k.Type, OutcomeVoid)
+			a.plan(k, c.Now.Add(deferBy))
+			continue
+		}
+		a.finish(c, k, r.outcome, r.why)
+	}
+}
+
+// send sends an IP packet to a host of the network, out of the port where it is.
+func (a *App) send(c *controller.Context, vlan uint16, dst netip.Addr, ip []byte) {
+	h, why := locate(c, vlan, dst)
+	if why != "" {
+		a.counts.dropped++
+		return
+	}
+	e := packet.Ethernet{Dst: packet.MAC(h.MAC), Src: packet.MAC(controller.ProbeMAC), Type: packet.EtherTypeIPv4}
+	if dst.Is6() {
+		e.Type = packet.EtherTypeIPv6
+	}
+	frame := packet.AppendEthernet(make([]byte, 0, len(ip)+18), e, tags(vlan)...)
+	c.PacketOut(ofproto.DPID(h.Place.DPID), ofproto.PortController, append(frame, ip...), ofproto.OutputPort(ofproto.Port(h.Place.Port)))
+}
+
+func tags(vlan uint16) []packet.VLAN {
+	if vlan == 0 {
+		return nil
+	}
+	return []packet.VLAN{{ID: vlan}}
+}
+
+// Verdicts returns the present verdicts of all targets that have one, in order of their
+// ids. It is for the core loop.
+func (a *App) Verdicts() []Verdict {
+	list := make([]Verdict, 0, len(a.checks))
+	for _, k := range a.checks {
+		if k.told.ID != "" {
+			list = append(list, k.told)
+		}
+	}
+	slices.SortFunc(list, func(x, y Verdict) int { return cmp.Compare(x.ID, y.ID) })
+	return list
+}
+
+// timetable is a heap of checks by when they are next looked at.
+type timetable []*check
+
+func (t timetable) Len() int           { return len(t) }
+func (t timetable) Less(i, j int) bool { return t[i].at.Before(t[j].at) }
+func (t timetable) Swap(i, j int) {
+	t[i], t[j] = t[j], t[i]
+	t[i].index, t[j].index = i, j
+}
+
+// Push implements heap.Interface.
+func (t *timetable) Push(x any) {
+	k := x.(*check)
+	k.index = len(*t)
+	*t = append(*t, k)
+}
+
+// Pop implements heap.Interface.
+func (t *timetable) Pop() any {
+	k := (*t)[len(*t)-1]
+	(*t)[len(*t)-1] = nil
+	*t = (*t)[:len(*t)-1]
+	k.index = -1
+	return k
+}
