@@ -122,7 +122,7 @@ func TestZ01PacketsToTheControllerAreMetered(t *testing.T) {
 			punts++
 		}
 	}
-	require.Equal(t, 6, punts, "LLDP, ARP to the prober, ARP, two of ND, unknown sources")
+	require.Equal(t, 8, punts, "LLDP, ARP and two of ND to the prober, ARP, two of ND, unknown sources")
 	ours := r.meters()
 	require.Len(t, ours, 5)
 

@@ -51,6 +51,7 @@ const (
 	RegSlot     = 0 // the slot that a hash chose
 	RegListener = 1 // the group id of the listener
 	RegPort     = 2 // a port to send to
+	RegAnswer   = 3 // 1: the answer to a neighbour solicitation in the making
 )
 
 // Zones of connection tracking: one for destinations that were changed, and one for
@@ -72,7 +73,8 @@ const (
 	PrioMark      uint16 = 65500 // ingress: the mark of the store
 	PrioDiscovery uint16 = 65000 // ingress: LLDP
 	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
-	PrioVIPARP    uint16 = 40000 // ingress: ARP for a VIP
+	PrioVIPNoLink uint16 = 40100 // ingress: neighbour solicitations for a VIP without a link address
+	PrioVIPARP    uint16 = 40000 // ingress: ARP, neighbour solicitations for a VIP
 	PrioVIPOwn    uint16 = 39001 // ingress: ARP of a VIP's own MAC
 	PrioVIPClaim  uint16 = 39000 // ingress: ARP of others that claim a VIP's address
 	PrioARP       uint16 = 30000 // ingress: copies of ARP
@@ -120,13 +122,15 @@ var Pipeline = &flowtable.Pipeline{
 				ofproto.FieldARPOp, ofproto.FieldARPTPA, ofproto.FieldIPProto, ofproto.FieldICMPv6Type,
 				ofproto.FieldVLANVID, ofproto.FieldIPv4Src, ofproto.FieldIPv4Dst, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst,
 				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst,
-				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Code, ofproto.FieldIPv6NDTarget},
+				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Code, ofproto.FieldIPv6NDTarget,
+				ofproto.FieldIPv6NDSLL},
 			Next: []ofproto.Table{TableSource, TableVIP},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioMark, App: AppStore, Stages: "all", Match: "an EtherType and address that no packet has, made of the store's identity", Does: "nothing; marks the switch as programmed from this store"},
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
-				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP to the controller's own MAC", Does: "to the controller, and nowhere else"},
-				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request for a VIP", Does: "turned into the reply and sent back; by the controller where the switch cannot"},
+				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP, neighbour messages to the controller's own MAC", Does: "to the controller, and nowhere else"},
+				{Priority: PrioVIPNoLink, App: AppBalancer, Stages: "steer, managed", Match: "neighbour solicitation for a VIP that does not say who asks, as in duplicate address detection", Does: "to the controller, which answers"},
+				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request, neighbour solicitation for a VIP", Does: "turned into the reply and sent back, solicitations by way of vip; by the controller where the switch cannot"},
 				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
 				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address another MAC", Does: "ARP requests: on, with no sender's address; else dropped"},
 				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP", Does: "to the controller, which answers"},
@@ -153,13 +157,14 @@ var Pipeline = &flowtable.Pipeline{
 				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst,
 				ofproto.FieldVLANVID, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst,
 				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Type, ofproto.FieldICMPv6Code,
-				ofproto.FieldEthDst, ofproto.FieldONFTCPFlags},
+				ofproto.FieldEthDst, ofproto.FieldONFTCPFlags, ofproto.FieldNXMIPFrag, ofproto.FieldIPv6NDTarget, ofproto.FieldNXMReg0 + RegAnswer},
 			Next: []ofproto.Table{TableDestination, TableTracked, TableSlot, TableMember},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "steer, managed", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPChosen, App: AppBalancer, Stages: "steer, managed", Match: "dsr: VIP address, to a member's MAC; conntrack: from a member to the VIP, from a VIP's MAC to a member", Does: "dsr: on to destination; conntrack: translated back by way of return; on to member"},
 				{Priority: PrioVIPLimit, App: AppBalancer, Stages: "steer, managed", Match: "as the next, and the first packet of a TCP connection", Does: "as the next, by way of the listener's meter"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member. Without a member: drop"},
+				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "neighbour advertisement that ingress made of a solicitation for a VIP", Does: "gets the VIP's MAC; sent back"},
 				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "source rewritten to the VIP's; on to destination"},
 				{Priority: PrioVIPDrop, App: AppBalancer, Stages: "steer, managed", Match: "VIP address", Does: "drop: nothing addressed to a VIP is ordinary traffic"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "steer, managed", Match: "everything else", Does: "on to destination"},

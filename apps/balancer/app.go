@@ -31,7 +31,7 @@ type App struct {
 	byAddress map[netip.Addr]map[string]bool // VIPs by their address
 	byMember  map[netip.Addr]map[string]bool // VIPs by the addresses of their members
 	members   map[netip.Addr]*location       // of every address in byMember
-	addressOf map[ofproto.MAC]map[netip.Addr]bool
+	addressOf map[topology.HostKey]map[netip.Addr]bool
 	at        map[topology.Place]map[netip.Addr]bool // members by where they were seen last
 	refused   map[netip.Addr]map[ofproto.DPID]error  // addresses that a switch did not take
 }
@@ -65,11 +65,14 @@ type location struct {
 	known  bool
 	lost   bool // it was known
 	mac    ofproto.MAC
+	vlan   uint16 // of its frames where it is; 0: untagged
 	place  topology.Place
 	since  time.Time // of the last change
-	asked  time.Time // last ARP request
-	asks   int       // ARP requests without an answer
+	asked  time.Time // last ARP request or neighbour solicitation
+	asks   int       // of those, without an answer
 	reason string    // why it is not known
+
+	network uint16 // VLAN of the VIPs that have it as a member
 }
 
 // NewApp returns the app with the stored intents. saveOwners is called now and
@@ -81,7 +84,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		byAddress:  map[netip.Addr]map[string]bool{},
 		byMember:   map[netip.Addr]map[string]bool{},
 		members:    map[netip.Addr]*location{},
-		addressOf:  map[ofproto.MAC]map[netip.Addr]bool{},
+		addressOf:  map[topology.HostKey]map[netip.Addr]bool{},
 		at:         map[topology.Place]map[netip.Addr]bool{},
 		refused:    map[netip.Addr]map[ofproto.DPID]error{},
 	}
@@ -142,7 +145,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case controller.Applied:
 		a.applied(c, e)
 	case controller.PacketIn:
-		a.answerARP(c, e)
+		a.answer(c, e)
 	case controller.Woken:
 		a.resolve(c)
 	case topology.PortChanged:
@@ -241,6 +244,7 @@ func (a *App) index(v *vip) {
 			if a.members[m.Key.Addr()] == nil {
 				a.members[m.Key.Addr()] = &location{}
 			}
+			a.members[m.Key.Addr()].network = v.rec.VIP.VLAN
 		}
 	}
 }
@@ -633,12 +637,12 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		return controller.Source{}
 	}
 	name := slices.Min(slices.Collect(maps.Keys(a.byAddress[addr])))
-	mac, nicira := a.vips[name].rec.VIP.MAC, sw.Capabilities.Nicira
+	mac, vlan, caps := a.vips[name].rec.VIP.MAC, a.vips[name].rec.VIP.VLAN, sw.Capabilities
 	answer := slices.ContainsFunc(slices.Collect(maps.Keys(a.byAddress[addr])), func(n string) bool {
 		// Who is told where the VIP is expects an answer.
 		return a.vips[n].rec.VIP.Enabled && !a.input(c, sw, a.vips[n]).placement().none
 	})
-	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileAddress(addr, mac, answer, nicira) }}
+	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileAddress(addr, vlan, mac, answer, caps) }}
 }
 
 func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) controller.Source {
@@ -677,7 +681,7 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 
 // targetOn says how a switch reaches a member.
 func targetOn(snap *topology.Snapshot, dpid topology.DPID, at *location) target {
-	t := target{mac: at.mac}
+	t := target{mac: at.mac, vlan: at.vlan}
 	if at.place.DPID == dpid {
 		t.port, t.attached = ofproto.Port(at.place.Port), true
 	} else if port, ok := snap.NextHop(dpid, at.place.DPID); ok {

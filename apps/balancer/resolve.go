@@ -28,7 +28,7 @@ const (
 	// silentAfter is how long a known member may leave requests unanswered before it
 	// may age like any other host.
 	silentAfter = 3 * refreshEvery
-	// unresolvedAfter is how many ARP requests without an answer make a member down
+	// unresolvedAfter is how many requests without an answer make a member down
 	// rather than unknown.
 	unresolvedAfter = 3
 	// resolveMost bounds the members asked for in one tick: each request for an
@@ -76,36 +76,54 @@ func (a *App) relocate(c *controller.Context, addrs iter.Seq[netip.Addr]) {
 func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 	l := a.members[addr]
 	snap := c.Graph.Snapshot()
-	h, ok := snap.HostByIP(0, addr)
+	h, ok := l.find(snap, addr)
 	reason := "does not answer ARP"
+	if addr.Is6() {
+		reason = "does not answer neighbour solicitations"
+	}
 	if ok {
 		if p, up := snap.Port(h.Place); !up || !p.Up {
 			ok, reason = false, "port "+h.Place.String()+" is down"
 		}
 	}
 	mac := ofproto.MAC(h.MAC)
-	if ok == l.known && (!ok || mac == l.mac && h.Place == l.place) {
+	if ok == l.known && (!ok || mac == l.mac && h.VLAN == l.vlan && h.Place == l.place) {
 		if !ok && l.reason == "" {
 			l.reason = reason
 		}
 		return false
 	}
 	if l.known {
-		a.dropMAC(c, l.mac, addr)
+		a.dropHost(c, l.host(), addr)
 	}
 	remove(a.at, l.place, addr)
-	*l = location{known: ok, lost: !ok, since: c.Now, asked: l.asked, place: h.Place}
+	*l = location{known: ok, lost: !ok, since: c.Now, asked: l.asked, place: h.Place, vlan: h.VLAN, network: l.network}
 	if h.Place.DPID != 0 {
 		add(a.at, h.Place, addr)
 	}
 	if ok {
 		l.mac = mac
-		a.noteMAC(c, mac, addr)
+		a.noteHost(c, l.host(), addr)
 	} else {
 		l.reason = reason
 		c.WakeAt(c.Now.Add(resolveSoon))
 	}
 	return true
+}
+
+// find looks a member up in its VLAN, and among the hosts whose frames are untagged: it
+// may be behind an access port of that VLAN.
+func (l *location) find(snap *topology.Snapshot, addr netip.Addr) (topology.Host, bool) {
+	h, ok := snap.HostByIP(l.network, addr)
+	if !ok && l.network != 0 {
+		h, ok = snap.HostByIP(0, addr)
+	}
+	return h, ok
+}
+
+// host is the member's host in the graph.
+func (l *location) host() topology.HostKey {
+	return topology.HostKey{MAC: topology.MAC(l.mac), VLAN: l.vlan}
 }
 
 // moved has the VIPs of a member compiled again, and tells watchers.
@@ -123,7 +141,7 @@ func (a *App) moved(c *controller.Context, addr netip.Addr) {
 // hostEvent follows a host that was added, moved, changed or lost.
 func (a *App) hostEvent(c *controller.Context, h topology.Host) {
 	seen := map[netip.Addr]bool{}
-	for addr := range a.addressOf[ofproto.MAC(h.MAC)] {
+	for addr := range a.addressOf[h.Key()] {
 		seen[addr] = true
 	}
 	for _, addr := range h.IPs {
@@ -192,12 +210,15 @@ func (a *App) resolve(c *controller.Context) {
 		}
 		l.asked = c.Now
 		l.asks++
-		frame := packet.AppendARPRequest(nil, controller.ProbeMAC, netip.IPv4Unspecified(), addr)
 		if l.known {
-			h, ok := c.Graph.Snapshot().HostByIP(0, addr)
-			pin(c, l.mac, ok && c.Now.Sub(h.LastSeen) < silentAfter)
-			c.PacketOut(ofproto.DPID(l.place.DPID), ofproto.PortController, frame, ofproto.OutputPort(ofproto.Port(l.place.Port)))
+			h, ok := l.find(c.Graph.Snapshot(), addr)
+			pin(c, l.host(), ok && c.Now.Sub(h.LastSeen) < silentAfter)
+			c.PacketOut(ofproto.DPID(l.place.DPID), ofproto.PortController, request(addr, l.vlan), ofproto.OutputPort(ofproto.Port(l.place.Port)))
 			continue
+		}
+		frames := [][]byte{request(addr, l.network)}
+		if l.network != 0 {
+			frames = append(frames, request(addr, 0)) // behind an access port
 		}
 		snap := c.Graph.Snapshot()
 		for sw := range c.Switches() {
@@ -205,8 +226,10 @@ func (a *App) resolve(c *controller.Context) {
 			for _, port := range snap.EdgePorts(topology.DPID(sw.DPID)) {
 				out = append(out, ofproto.OutputPort(ofproto.Port(port)))
 			}
-			if len(out) > 0 {
-				c.PacketOut(sw.DPID, ofproto.PortController, frame, out...)
+			for _, frame := range frames {
+				if len(out) > 0 {
+					c.PacketOut(sw.DPID, ofproto.PortController, frame, out...)
+				}
 			}
 		}
 	}
@@ -218,8 +241,28 @@ func (a *App) resolve(c *controller.Context) {
 	}
 }
 
-// answerARP answers a request for a VIP that a switch could not answer by itself.
-func (a *App) answerARP(c *controller.Context, e controller.PacketIn) {
+// probeAddress6 is the link-local address that belongs to controller.ProbeMAC (RFC 4291
+// appendix A): a neighbour solicitation needs one to be answered to.
+var probeAddress6 = netip.MustParseAddr("fe80::46:4cff:fe00:1")
+
+// request asks for the Ethernet address of a host.
+func request(addr netip.Addr, vlan uint16) []byte {
+	if addr.Is6() {
+		return packet.AppendNeighborSolicitation(nil, controller.ProbeMAC, probeAddress6, addr, tags(vlan)...)
+	}
+	return packet.AppendARPRequest(nil, controller.ProbeMAC, netip.IPv4Unspecified(), addr, tags(vlan)...)
+}
+
+// tags are those of a frame of a VLAN.
+func tags(vlan uint16) []packet.VLAN {
+	if vlan == 0 {
+		return nil
+	}
+	return []packet.VLAN{{ID: vlan}}
+}
+
+// answer answers a request for a VIP that a switch could not answer by itself.
+func (a *App) answer(c *controller.Context, e controller.PacketIn) {
 	if e.Table != controller.TableIngress {
 		return
 	}
@@ -227,28 +270,57 @@ func (a *App) answerARP(c *controller.Context, e controller.PacketIn) {
 	if err != nil {
 		return
 	}
-	arp, ok := f.ARP()
-	if !ok || arp.Op != packet.ARPRequest {
-		return
-	}
 	sw := c.Switch(e.DPID)
-	if sw == nil || !serves(sw) || sw.Capabilities.Nicira {
+	if sw == nil || !serves(sw) {
 		return
 	}
-	for name := range a.byAddress[arp.TPA] {
-		if v := a.vips[name].rec.VIP; v.Enabled && !a.vips[name].placed[e.DPID].none {
-			reply := packet.AppendARPReply(nil, v.MAC, arp.TPA, arp.SHA, arp.SPA)
-			c.PacketOut(e.DPID, ofproto.PortController, reply, ofproto.OutputPort(e.InPort))
+	var target netip.Addr
+	var reply func(mac ofproto.MAC) []byte
+	tag, _ := f.VLAN()
+	if arp, ok := f.ARP(); ok && arp.Op == packet.ARPRequest && !sw.Capabilities.Nicira {
+		target = arp.TPA
+		reply = func(mac ofproto.MAC) []byte {
+			return packet.AppendARPReply(nil, mac, arp.TPA, arp.SHA, arp.SPA, tags(tag.ID)...)
+		}
+	} else if nd, ok := f.ND(); ok && nd.Type == packet.ICMPv6NeighborSolicitation {
+		if _, linked := nd.LinkAddr(packet.NDSourceLinkAddr); linked && answersND(sw.Capabilities) {
+			return
+		}
+		target = nd.Target
+		reply = func(mac ofproto.MAC) []byte { return advertise(f, target, mac, tag.ID) }
+	}
+	for name := range a.byAddress[target] {
+		v := a.vips[name].rec.VIP
+		if v.Enabled && v.VLAN == tag.ID && !a.vips[name].placed[e.DPID].none {
+			c.PacketOut(e.DPID, ofproto.PortController, reply(v.MAC), ofproto.OutputPort(e.InPort))
 			return
 		}
 	}
 }
 
-// noteMAC and dropMAC keep which members a host is, and keep such a host from being
+// allNodes is the group of all IPv6 hosts of a link (RFC 4291 §2.7.1), and its Ethernet
+// address.
+var (
+	allNodes    = netip.MustParseAddr("ff02::1")
+	allNodesMAC = packet.MAC{0x33, 0x33, 5: 1}
+)
+
+// advertise answers a neighbour solicitation (RFC 4861 §7.2.4): to the one who asks, and
+// to all where that is duplicate address detection, whose sender has no address yet.
+func advertise(f packet.Frame, target netip.Addr, mac ofproto.MAC, vlan uint16) []byte {
+	asker, _, _ := f.Addrs()
+	to := packet.Flow{SrcMAC: mac, DstMAC: f.Ethernet().Src, Tags: tags(vlan), Src: netip.AddrPortFrom(target, 0), Dst: netip.AddrPortFrom(asker, 0)}
+	if asker.IsUnspecified() {
+		to.DstMAC, to.Dst = allNodesMAC, netip.AddrPortFrom(allNodes, 0)
+	}
+	return packet.AppendNeighborAdvertisement(nil, to, target, !asker.IsUnspecified())
+}
+
+// noteHost and dropHost keep which members a host is, and keep such a host from being
 // pushed out of the table of hosts by a flood of others.
-func (a *App) noteMAC(c *controller.Context, mac ofproto.MAC, addr netip.Addr) {
-	add(a.addressOf, mac, addr)
-	pin(c, mac, true)
+func (a *App) noteHost(c *controller.Context, host topology.HostKey, addr netip.Addr) {
+	add(a.addressOf, host, addr)
+	pin(c, host, true)
 }
 
 // forget drops what is known of an address that no VIP has as a member any more.
@@ -256,20 +328,20 @@ func (a *App) forget(c *controller.Context, addr netip.Addr) {
 	if l := a.members[addr]; l != nil {
 		remove(a.at, l.place, addr)
 		if l.known {
-			a.dropMAC(c, l.mac, addr)
+			a.dropHost(c, l.host(), addr)
 		}
 	}
 	delete(a.members, addr)
 }
 
-func (a *App) dropMAC(c *controller.Context, mac ofproto.MAC, addr netip.Addr) {
-	if remove(a.addressOf, mac, addr); a.addressOf[mac] == nil {
-		pin(c, mac, false)
+func (a *App) dropHost(c *controller.Context, host topology.HostKey, addr netip.Addr) {
+	if remove(a.addressOf, host, addr); a.addressOf[host] == nil {
+		pin(c, host, false)
 	}
 }
 
-func pin(c *controller.Context, mac ofproto.MAC, pinned bool) {
-	for _, e := range c.Graph.Pin(topology.HostKey{MAC: topology.MAC(mac)}, pinned, c.Now) {
+func pin(c *controller.Context, host topology.HostKey, pinned bool) {
+	for _, e := range c.Graph.Pin(host, pinned, c.Now) {
 		c.Emit(e)
 	}
 }

@@ -85,15 +85,19 @@ func basePart(stage controller.Stage, caps controller.Capabilities) flowtable.Pa
 	flow := func(priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
 		return flowtable.Flow{Table: controller.TableIngress, Priority: priority, Match: ofproto.NewMatch(match...), Instructions: ins}
 	}
-	nd := func(icmpType uint8) flowtable.Flow {
-		return flow(controller.PrioARP, copied, ofproto.EthType(packet.EtherTypeIPv6), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(icmpType))
+	nd := func(priority uint16, ins []ofproto.Instruction, icmpType uint8, more ...ofproto.Field) flowtable.Flow {
+		return flow(priority, ins, append(more, ofproto.EthType(packet.EtherTypeIPv6), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(icmpType))...)
 	}
+	toUs := ofproto.EthDst(controller.ProbeMAC)
 	p := flowtable.Part{Flows: []flowtable.Flow{
 		flow(controller.PrioDiscovery, []ofproto.Instruction{punt}, ofproto.EthType(packet.EtherTypeLLDP)),
-		flow(controller.PrioProbe, []ofproto.Instruction{punt}, arp, ofproto.EthDst(controller.ProbeMAC)),
+		flow(controller.PrioProbe, []ofproto.Instruction{punt}, arp, toUs),
+		nd(controller.PrioProbe, []ofproto.Instruction{punt}, packet.ICMPv6NeighborSolicitation, toUs),
+		nd(controller.PrioProbe, []ofproto.Instruction{punt}, packet.ICMPv6NeighborAdvertisement, toUs),
 	}}
 	if caps.Normal || stage == controller.StageManaged {
-		p.Flows = append(p.Flows, flow(controller.PrioARP, copied, arp), nd(packet.ICMPv6NeighborSolicitation), nd(packet.ICMPv6NeighborAdvertisement))
+		p.Flows = append(p.Flows, flow(controller.PrioARP, copied, arp),
+			nd(controller.PrioARP, copied, packet.ICMPv6NeighborSolicitation), nd(controller.PrioARP, copied, packet.ICMPv6NeighborAdvertisement))
 	}
 	return p
 }
@@ -217,7 +221,11 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		}
 		s.IP = usable(arp.SPA)
 	} else if nd, ok := f.ND(); ok {
-		s.IP = usable(ndSender(f, nd))
+		ip, link := ndSender(f, nd)
+		if link != src {
+			return // likewise
+		}
+		s.IP = usable(ip)
 	}
 	emit(c, c.Graph.SeeHost(s, c.Now))
 }
@@ -234,14 +242,19 @@ func usable(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// ndSender is the address that the sender of a neighbour message claims: the
-// source of a solicitation, the target of an advertisement.
-func ndSender(f packet.Frame, nd packet.ND) netip.Addr {
+// ndSender is the address that the sender of a message of neighbour discovery claims,
+// the target of an advertisement and the source of others, and the Ethernet address it
+// gives with it: that of the frame where there is none.
+func ndSender(f packet.Frame, nd packet.ND) (netip.Addr, packet.MAC) {
+	ip, _, _ := f.Addrs()
+	option := packet.NDSourceLinkAddr
 	if nd.Type == packet.ICMPv6NeighborAdvertisement {
-		return nd.Target
+		ip, option = nd.Target, packet.NDTargetLinkAddr
 	}
-	src, _, _ := f.Addrs()
-	return src
+	if link, ok := nd.LinkAddr(option); ok {
+		return ip, link
+	}
+	return ip, f.Ethernet().Src
 }
 
 // describe returns what watchers are told of a topology event.

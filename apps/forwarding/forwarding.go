@@ -210,19 +210,20 @@ func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host, o
 	p := flowtable.Part{Class: flowtable.ClassHost}
 	mac := ofproto.MAC(h.MAC)
 	port, ok := h.Place.Port, true
-	var tag []ofproto.Field
+	// One MAC may be a host of several VLANs, each at a place of its own.
+	tag := ofproto.VLANNone()
 	if h.VLAN != 0 {
-		tag = []ofproto.Field{ofproto.VLANVID(h.VLAN)}
+		tag = ofproto.VLANVID(h.VLAN)
 	}
 	if h.Place.DPID != dpid {
 		port, ok = snap.NextHop(dpid, h.Place.DPID)
 	} else if !oneTable {
 		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceHost, gotoTable(controller.TableVIP),
-			append([]ofproto.Field{ofproto.InPort(ofproto.Port(port)), ofproto.EthSrc(mac)}, tag...)...))
+			ofproto.InPort(ofproto.Port(port)), ofproto.EthSrc(mac), tag))
 	}
 	if ok {
 		p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioHost, apply(ofproto.OutputPort(ofproto.Port(port))),
-			append([]ofproto.Field{ofproto.EthDst(mac)}, tag...)...))
+			ofproto.EthDst(mac), tag))
 	}
 	return p
 }
