@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/apps/discovery"
 	"github.com/fairlead/fairlead/apps/forwarding"
+	"github.com/fairlead/fairlead/apps/health"
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/store"
 	"github.com/fairlead/fairlead/northbound"
@@ -69,6 +70,8 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		return err
 	}
 	vips := balancer.NewApp(records, intents.SaveOwners)
+	vips.SetWatch(watch)
+	probes := health.New(log, tell)
 	stage, err := parseStage(cfg.Stage)
 	if err != nil {
 		return err
@@ -81,6 +84,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 			discovery.New(lldpKey(db), rand.Reader, state.saveTopology),
 			forwarding.New(graph),
 			vips,
+			probes,
 		},
 	})
 	if err != nil {
@@ -114,6 +118,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return core.Run(ctx, openflow) })
+	g.Go(func() error { return probes.Run(ctx, core.Post) })
 	g.Go(func() error { return api.Run(ctx, http) })
 	g.Go(func() error { return backups.wait(ctx) })
 	log.Info("ready", slog.String("openflow", openflow.Addr().String()), slog.Bool("tls", conf != nil),
