@@ -22,10 +22,10 @@ type inspection struct {
 	asks   []func(*worker)   // for the worker
 	sample chan<- hashSample // while the hash is measured
 
-	measuring sync.Mutex // held while it is; guards what follows
-	measured  bool
-	hash      trace.Hash
-	noHash    string // why it is not known
+	measuring    sync.Mutex // held while it is; guards what follows
+	measured     bool
+	hash, source trace.Hash
+	noHash       string // why they are not known
 }
 
 // ask has the worker run f between two plans, with everything compiled that was
@@ -45,9 +45,7 @@ func (s *session) ask(ctx context.Context, f func(*worker)) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		// f may be about to run. It must touch nothing of a caller who has gone: the
-		// callers here hand their results over by the channel of their own.
-		return ctx.Err()
+		return ctx.Err() // f may be running: what it finds must go through a channel
 	case <-s.c.stopped:
 		return errStopped
 	}
@@ -164,17 +162,16 @@ func (c *Controller) inspected(ctx context.Context, s *session, sw *trace.Switch
 	for _, g := range sw.Groups {
 		chooses = chooses || g.Type == ofproto.GroupTypeSelect && len(g.Buckets) > 1
 	}
-	if !chooses {
-		return sw, nil
+	if s.caps.Hashing || chooses {
+		sw.Hash, sw.Source, sw.NoHash = s.measureHashes(ctx, held)
 	}
-	sw.Hash, sw.NoHash = s.measureHash(ctx, held)
 	return sw, nil
 }
 
-// What a hash is measured with: a select group, whose buckets write their number into
-// the packet and send it to the controller, and packets of connections between
-// addresses that are set aside for documentation (RFC 5737). They are handed to the
-// group by packet-out and never leave the switch.
+// What hashes are measured with: packets of connections between addresses that are set
+// aside for documentation (RFC 5737), which are handed to the switch by packet-out and
+// come back without leaving it. Some go to a select group, whose buckets write their
+// number into the packet; some by an action that hashes their source into a register.
 const (
 	hashGroup   = probeGroupFirst - 1
 	hashBuckets = 16
@@ -182,63 +179,74 @@ const (
 	hashTimeout = 2 * time.Second
 )
 
-// hashMAC marks the packets of a measurement; the last two bytes are the bucket's.
-var hashMAC = [4]byte{0x02, 'F', 'L', 'h'}
+// What is measured, as the destination port of the packets.
+const (
+	hashOfGroups uint16 = 80 + iota
+	hashOfSource
+)
+
+// hashMAC marks the packets of a measurement; the last two bytes are what was chosen.
+var hashMAC = ofproto.MAC{0x02, 'F', 'L', 'h'}
 
 // hashSample is one packet that came back.
 type hashSample struct {
-	port   uint16 // source port
-	bucket uint16
+	src, dst uint16 // ports
+	chosen   uint16
 }
 
-// measureHash says by which hash the switch chooses the buckets of select groups, and
-// if that is not known, why. It is found out once for each session, when it is first
-// asked for, by having the switch choose for packets of our own.
-func (s *session) measureHash(ctx context.Context, held bool) (trace.Hash, string) {
+// measureHashes says by which hash the switch chooses the buckets of select groups, and
+// by which it hashes sources; what is not known is nil, and noHash says why. It is found
+// out once for each session, when it is first asked for, by having the switch choose for
+// packets of our own.
+func (s *session) measureHashes(ctx context.Context, held bool) (hash, source trace.Hash, noHash string) {
 	in := &s.inspect
 	in.measuring.Lock()
 	defer in.measuring.Unlock()
 	switch {
 	case in.measured:
-		return in.hash, in.noHash
+		return in.hash, in.source, in.noHash
 	case held || s.role == ofproto.RoleSlave:
-		return nil, "nothing may be written to the switch now, which finding out how it hashes takes"
-	case !s.caps.Select:
-		return nil, "the switch has no select groups that it could be asked by"
+		return nil, nil, "nothing may be written to the switch now, which finding out how it hashes takes"
 	}
-	samples, err := s.sampleHash(ctx)
+	samples, err := s.sampleHashes(ctx)
 	if err != nil {
-		return nil, "the switch did not answer in time how it hashes"
+		return nil, nil, "the switch did not answer in time how it hashes"
+	}
+	agrees := func(h trace.Hash, kind uint16) bool {
+		return slices.ContainsFunc(samples, func(got hashSample) bool { return got.dst == kind }) &&
+			!slices.ContainsFunc(samples, func(got hashSample) bool {
+				v, _ := h(trace.NewPacket(trace.Headers{Tuple: hashTuple(got.src, got.dst)}))
+				return got.dst == kind && uint16(v%hashBuckets) != got.chosen
+			})
 	}
 	in.measured = true
 	in.noHash = "the hash of this switch is none that is known: hardware and the kernel's datapath have hashes of their own, the kernel's with a key of each boot"
 	for name, h := range trace.Hashes {
-		if slices.ContainsFunc(samples, func(got hashSample) bool {
-			v, _ := h(trace.NewPacket(trace.Headers{Tuple: hashTuple(got.port)}))
-			return uint16(v%hashBuckets) != got.bucket
-		}) {
-			continue
+		if agrees(h, hashOfGroups) {
+			s.log().Debug("hash of select groups found out", "hash", name)
+			in.hash = h
 		}
-		s.log().Debug("hash of select groups found out", "hash", name)
-		in.hash, in.noHash = h, ""
 	}
-	return in.hash, in.noHash
+	if agrees(trace.HashSource, hashOfSource) {
+		in.source = trace.HashSource
+	}
+	return in.hash, in.source, in.noHash
 }
 
 // hashTuple is the connection of one packet of a measurement.
-func hashTuple(port uint16) trace.Tuple {
-	src := netip.AddrFrom4([4]byte{198, 51, 100, byte(port)})
+func hashTuple(src, dst uint16) trace.Tuple {
 	return trace.Tuple{
 		Proto: ofproto.ProtoTCP,
-		Src:   netip.AddrPortFrom(src, port), Dst: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, 1}), 80),
+		Src:   netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(src)}), src),
+		Dst:   netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, 1}), dst),
 	}
 }
 
-// sampleHash has the switch choose buckets, and returns what it chose.
-func (s *session) sampleHash(ctx context.Context) ([]hashSample, error) {
+// sampleHashes has the switch choose, and returns what it chose.
+func (s *session) sampleHashes(ctx context.Context) ([]hashSample, error) {
 	ctx, cancel := context.WithTimeout(ctx, hashTimeout)
 	defer cancel()
-	got := make(chan hashSample, hashSamples)
+	got := make(chan hashSample, 2*hashSamples)
 	s.inspect.mu.Lock()
 	s.inspect.sample = got
 	s.inspect.mu.Unlock()
@@ -248,33 +256,48 @@ func (s *session) sampleHash(ctx context.Context) ([]hashSample, error) {
 		s.inspect.mu.Unlock()
 	}()
 	id := flowtable.GroupIDOf(hashGroup)
-	g := &ofproto.GroupMod{Command: ofproto.GroupAdd, Type: ofproto.GroupTypeSelect, Group: id}
-	for i := range uint16(hashBuckets) {
-		mark := ofproto.MAC{hashMAC[0], hashMAC[1], hashMAC[2], hashMAC[3], byte(i >> 8), byte(i)}
-		g.Buckets = append(g.Buckets, ofproto.Bucket{Weight: 1, WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny, Actions: []ofproto.Action{
-			ofproto.SetField{Field: ofproto.EthSrc(mark)}, ofproto.ToController(),
-		}})
-	}
-	if _, err := s.conn.Send(g); err != nil {
-		return nil, err
-	}
-	defer func() {
-		_, _ = s.conn.Send(&ofproto.GroupMod{Command: ofproto.GroupDelete, Group: id}) // else the next read-back finds it
-	}()
-	if _, err := s.conn.Request(ctx, &ofproto.BarrierRequest{}); err != nil {
-		return nil, err
-	}
-	for i := range uint16(hashSamples) {
-		t := hashTuple(40000 + 7*i)
-		frame := packet.AppendTCPFrame(nil, packet.Flow{SrcMAC: packet.MAC(ProbeMAC), DstMAC: packet.MAC(ProbeMAC), Src: t.Src, Dst: t.Dst}, packet.TCP{Flags: packet.TCPSyn}, nil)
-		if _, err := s.conn.Send(&ofproto.PacketOut{
-			BufferID: ofproto.NoBuffer, InPort: ofproto.PortController, Data: frame, Actions: []ofproto.Action{ofproto.Group{ID: id}},
-		}); err != nil {
+	ways := map[uint16][]ofproto.Action{}
+	if s.caps.Select && s.caps.MaxBuckets >= hashBuckets {
+		g := &ofproto.GroupMod{Command: ofproto.GroupAdd, Type: ofproto.GroupTypeSelect, Group: id}
+		for i := range byte(hashBuckets) {
+			mark := hashMAC
+			mark[5] = i
+			g.Buckets = append(g.Buckets, ofproto.Bucket{Weight: 1, WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny, Actions: []ofproto.Action{
+				ofproto.SetField{Field: ofproto.EthSrc(mark)}, ofproto.ToController(),
+			}})
+		}
+		if _, err := s.conn.Send(g); err != nil {
 			return nil, err
 		}
+		defer func() {
+			_, _ = s.conn.Send(&ofproto.GroupMod{Command: ofproto.GroupDelete, Group: id}) // else the next read-back finds it
+		}()
+		if _, err := s.conn.Request(ctx, &ofproto.BarrierRequest{}); err != nil {
+			return nil, err
+		}
+		ways[hashOfGroups] = []ofproto.Action{ofproto.Group{ID: id}}
 	}
-	all := make([]hashSample, 0, hashSamples)
-	for len(all) < hashSamples {
+	if s.caps.Hashing {
+		ways[hashOfSource] = []ofproto.Action{
+			ofproto.Multipath{Fields: ofproto.HashNWSrc, Algorithm: ofproto.MultipathModulo, Links: hashBuckets, Dst: ofproto.FieldNXMReg0, Bits: 16},
+			ofproto.SetField{Field: ofproto.EthSrc(hashMAC)},
+			ofproto.Move{Src: ofproto.FieldNXMReg0, Dst: ofproto.FieldNXMEthSrc, Bits: 16},
+			ofproto.ToController(),
+		}
+	}
+	for kind, actions := range ways {
+		for i := range uint16(hashSamples) {
+			t := hashTuple(40000+7*i, kind)
+			frame := packet.AppendTCPFrame(nil, packet.Flow{SrcMAC: packet.MAC(ProbeMAC), DstMAC: packet.MAC(ProbeMAC), Src: t.Src, Dst: t.Dst}, packet.TCP{Flags: packet.TCPSyn}, nil)
+			if _, err := s.conn.Send(&ofproto.PacketOut{
+				BufferID: ofproto.NoBuffer, InPort: ofproto.PortController, Data: frame, Actions: actions,
+			}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	all := make([]hashSample, 0, 2*hashSamples)
+	for len(all) < hashSamples*len(ways) {
 		select {
 		case one := <-got:
 			all = append(all, one)
@@ -287,13 +310,13 @@ func (s *session) sampleHash(ctx context.Context) ([]hashSample, error) {
 
 // sampled takes a packet-in of a measurement, and says whether it is one.
 func (s *session) sampled(in ofproto.Port, data []byte) bool {
-	if in != ofproto.PortController || len(data) < 36 || [4]byte(data[6:10]) != hashMAC {
+	if in != ofproto.PortController || len(data) < 38 || [4]byte(data[6:10]) != [4]byte(hashMAC[:4]) {
 		return false
 	}
 	s.inspect.mu.Lock()
 	defer s.inspect.mu.Unlock()
 	select {
-	case s.inspect.sample <- hashSample{port: binary.BigEndian.Uint16(data[34:]), bucket: binary.BigEndian.Uint16(data[10:])}:
+	case s.inspect.sample <- hashSample{src: binary.BigEndian.Uint16(data[34:]), dst: binary.BigEndian.Uint16(data[36:]), chosen: binary.BigEndian.Uint16(data[10:])}:
 	default: // nobody measures any more
 	}
 	return true

@@ -28,6 +28,7 @@ type Connections struct{ list []connection }
 type connection struct {
 	zone         uint16
 	first, reply Tuple
+	mark, label  []byte
 }
 
 func (c *Connections) clone() *Connections { return &Connections{slices.Clone(c.list)} }
@@ -57,18 +58,24 @@ func (x *execution) track(a ofproto.CT, p *Packet) {
 	before := c.Tuple()
 	conn, reply := x.tracked.find(zone, before)
 	state := stateTracked
+	mark, label := make([]byte, 4), make([]byte, 16)
+	if conn != nil {
+		mark, label = conn.mark, conn.label
+	}
+	c.set(ofproto.FieldNXMCTMark, mark)
+	c.set(ofproto.FieldNXMCTLabel, label)
 	var nat *ofproto.NAT
 	for _, in := range a.Actions {
-		switch in := in.(type) {
-		case ofproto.NAT:
+		if in, ok := in.(ofproto.NAT); ok {
 			nat = &in
-		case ofproto.SetField: // of the connection: mark and label
-			c.set(in.Field.Type, in.Field.Value)
-		case ofproto.Load:
-			if dst, ok := c.get(in.Dst); ok {
-				c.set(in.Dst, withBits(dst, int(in.Offset), be.AppendUint64(nil, in.Value), 0, int(in.Bits)))
-			}
+		} else {
+			x.actions([]ofproto.Action{in}, c) // of the connection: its mark and label
 		}
+	}
+	mark, _ = c.get(ofproto.FieldNXMCTMark)
+	label, _ = c.get(ofproto.FieldNXMCTLabel)
+	if conn != nil && a.Flags&ofproto.CTCommit != 0 {
+		conn.mark, conn.label = mark, label
 	}
 	switch {
 	case conn == nil:
@@ -78,7 +85,7 @@ func (x *execution) track(a ofproto.CT, p *Packet) {
 			after = translate(*nat, before)
 		}
 		if a.Flags&ofproto.CTCommit != 0 {
-			x.tracked.list = append(x.tracked.list, connection{zone: zone, first: before, reply: after.Reverse()})
+			x.tracked.list = append(x.tracked.list, connection{zone: zone, first: before, reply: after.Reverse(), mark: mark, label: label})
 		}
 		state |= c.rewrite(before, after)
 	case reply:

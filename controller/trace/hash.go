@@ -33,6 +33,38 @@ var (
 // Hashes are all that are known, by name.
 var Hashes = map[string]Hash{"murmur": HashMurmur, "crc32c": HashCRC}
 
+// HashSource is the hash of the source address that Open vSwitch's multipath action
+// computes (fields nw_src, basis 0): Bob Jenkins' lookup3, on a little-endian machine.
+func HashSource(p *Packet) (uint32, bool) {
+	b := p.Tuple().Src.Addr().AsSlice()
+	if len(b) == 0 {
+		return 0, false
+	}
+	v := uint32(0xdeadbeef) + uint32(len(b))
+	x, y, z := v, v, v
+	rot := bits.RotateLeft32
+	for ; len(b) >= 12; b = b[12:] {
+		x += binary.LittleEndian.Uint32(b)
+		y += binary.LittleEndian.Uint32(b[4:])
+		z += binary.LittleEndian.Uint32(b[8:])
+		x, z = (x-z)^rot(z, 4), z+y
+		y, x = (y-x)^rot(x, 6), x+z
+		z, y = (z-y)^rot(y, 8), y+x
+		x, z = (x-z)^rot(z, 16), z+y
+		y, x = (y-x)^rot(x, 19), x+z
+		z, y = (z-y)^rot(y, 4), y+x
+	}
+	// Addresses leave one word.
+	x += binary.LittleEndian.Uint32(b)
+	z = (z ^ y) - rot(y, 14)
+	x = (x ^ z) - rot(z, 11)
+	y = (y ^ x) - rot(x, 25)
+	z = (z ^ y) - rot(y, 16)
+	x = (x ^ z) - rot(z, 4)
+	y = (y ^ x) - rot(x, 14)
+	return (z ^ y) - rot(y, 24), true
+}
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // crc is the processor's instruction: without the inversions of the checksum.

@@ -80,6 +80,32 @@ func TestHashIsThatOfOpenVSwitch(t *testing.T) {
 	}
 }
 
+// Of the hash of the source address alone too.
+func TestHashOfTheSourceIsThatOfOpenVSwitch(t *testing.T) {
+	o := ovstest.Start(t)
+	o.AddBridge(ovstest.Bridge{Name: "s1", DPID: 1, Ports: []string{"p1", "p2", "p3", "p4", "p5"}})
+	o.AddFlow("s1", "actions=multipath(nw_src,0,modulo_n,4,0,NXM_NX_REG0[0..15]),resubmit(,1)",
+		"table=1,reg0=0,actions=output:2", "table=1,reg0=1,actions=output:3", "table=1,reg0=2,actions=output:4", "table=1,reg0=3,actions=output:5")
+	r := rand.New(rand.NewPCG(4, 10))
+	var frames [][]byte
+	want := map[uint32][]string{}
+	for range 500 {
+		h := trace.Headers{EthSrc: [6]byte{2, 0, 0, 0, 0, 1}, EthDst: [6]byte{2, 0, 0, 0, 0, 2}, Tuple: randomTuple(r), TCPFlags: 2}
+		v, ok := trace.HashSource(trace.NewPacket(h))
+		require.True(t, ok)
+		frames = append(frames, frameOf(h))
+		want[v%4] = append(want[v%4], fmt.Sprintf("%x", frames[len(frames)-1]))
+	}
+	o.Inject("p1", frames...)
+	for i := range uint32(4) {
+		var got []string
+		for _, f := range o.Sent(fmt.Sprintf("p%d", i+2)) {
+			got = append(got, fmt.Sprintf("%x", f))
+		}
+		require.ElementsMatch(t, want[i], got)
+	}
+}
+
 // The values are those of the processor's instructions.
 func TestHashCRC(t *testing.T) {
 	for _, c := range []struct {

@@ -144,7 +144,7 @@ var names = map[ofproto.FieldType]ofproto.FieldType{
 	ofproto.FieldNXMIPProto: ofproto.FieldIPProto, ofproto.FieldNXMIPSrc: ofproto.FieldIPv4Src, ofproto.FieldNXMIPDst: ofproto.FieldIPv4Dst,
 	ofproto.FieldNXMTCPSrc: ofproto.FieldTCPSrc, ofproto.FieldNXMTCPDst: ofproto.FieldTCPDst, ofproto.FieldNXMUDPSrc: ofproto.FieldUDPSrc,
 	ofproto.FieldNXMUDPDst: ofproto.FieldUDPDst, ofproto.FieldNXMTunID: ofproto.FieldTunnelID, ofproto.FieldNXMIPv6Src: ofproto.FieldIPv6Src,
-	ofproto.FieldNXMIPv6Dst: ofproto.FieldIPv6Dst, ofproto.FieldNXMIPv6Label: ofproto.FieldIPv6FLabel, ofproto.FieldNXMIPECN: ofproto.FieldIPECN,
+	ofproto.FieldNXMIPv6Dst: ofproto.FieldIPv6Dst, ofproto.FieldONFTCPFlags: ofproto.FieldNXMTCPFlags, ofproto.FieldNXMIPv6Label: ofproto.FieldIPv6FLabel, ofproto.FieldNXMIPECN: ofproto.FieldIPECN,
 }
 
 // register says which bytes of the registers a field stands for.

@@ -61,6 +61,8 @@ type Visit struct {
 	Steps      []Step
 	Outputs    []Output
 	Candidates []Candidate // instead of outputs of a group whose choice is not known
+	// Undetermined is why what else becomes of the packet cannot be told; empty: it can.
+	Undetermined string
 }
 
 // Process follows a packet that arrives at a port through the tables. tracked holds the
@@ -182,6 +184,10 @@ func (x *execution) actions(list []ofproto.Action, p *Packet) (alive bool) {
 			if dst, ok := p.get(a.Dst); ok {
 				p.set(a.Dst, withBits(dst, int(a.Offset), be.AppendUint64(nil, a.Value), 0, int(a.Bits)))
 			}
+		case ofproto.Multipath:
+			if !x.multipath(a, p) {
+				return false
+			}
 		case ofproto.PushVLAN:
 			p.pushVLAN()
 		case ofproto.PopVLAN:
@@ -195,6 +201,10 @@ func (x *execution) actions(list []ofproto.Action, p *Packet) (alive bool) {
 				return false
 			} else if ok {
 				p.set(ofproto.FieldNXMIPTTL, []byte{ttl[0] - 1})
+			}
+		case ofproto.OutputReg:
+			if v, ok := p.get(a.Src); ok {
+				x.output(ofproto.Port(be.Uint32(withBits(make([]byte, 4), 0, v, int(a.Offset), int(a.Bits)))), p)
 			}
 		case ofproto.Resubmit:
 			x.resubmit(a, p)
@@ -292,6 +302,7 @@ func (x *execution) group(id ofproto.GroupID, p *Packet) {
 		case why == "":
 			x.note("no bucket is live")
 		default:
+			x.Undetermined = why
 			x.candidates(g, p)
 		}
 	}
@@ -343,6 +354,21 @@ func (x *execution) resubmit(a ofproto.Resubmit, p *Packet) {
 	}
 	p.depth--
 	p.fields[ofproto.FieldInPort] = in
+}
+
+// multipath writes the number that a hash of the packet makes to a field. It reports
+// whether that number is known.
+func (x *execution) multipath(a ofproto.Multipath, p *Packet) bool {
+	if a.Fields != ofproto.HashNWSrc || a.Algorithm != ofproto.MultipathModulo || a.Basis != 0 || x.s.Source == nil {
+		x.Undetermined = x.s.NoHash
+		x.note("%s", x.s.NoHash)
+		return false
+	}
+	v, ok := x.s.Source(p)
+	if dst, has := p.get(a.Dst); ok && has {
+		p.set(a.Dst, withBits(dst, int(a.Offset), be.AppendUint64(nil, uint64(v%a.Links)), 0, int(a.Bits)))
+	}
+	return ok
 }
 
 func (p *Packet) pushVLAN() {
@@ -398,7 +424,7 @@ func rank(a ofproto.Action) int {
 		return rankQueue
 	case ofproto.Group:
 		return rankGroup
-	case ofproto.Output, ofproto.Controller:
+	case ofproto.Output, ofproto.OutputReg, ofproto.Controller:
 		return rankOutput
 	case ofproto.Resubmit:
 		return rankTable

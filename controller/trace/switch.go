@@ -40,8 +40,9 @@ type Switch struct {
 	DPID   ofproto.DPID
 	Ports  map[ofproto.Port]bool // that it has; whether each is up
 	Groups map[ofproto.GroupID]*Group
-	Hash   Hash   // nil: not known
-	NoHash string // why it is not known
+	Hash   Hash   // of select groups; nil: not known
+	Source Hash   // of the multipath action over the source address; nil: not known
+	NoHash string // why they are not known
 
 	tables map[ofproto.Table][]*Entry
 }

@@ -124,14 +124,9 @@ func (w *walk) hop(i int) {
 		w.tracked[dpid] = &Connections{}
 	}
 	h.Visit = s.Process(ofproto.Port(h.At.Port), h.In, w.tracked[dpid])
-	if len(h.Candidates) > 0 {
-		for _, st := range h.Steps {
-			if st.Group == h.Candidates[0].Group {
-				w.found[Undetermined] = st.Note
-			}
-		}
-	}
-	if len(h.Outputs) == 0 && len(h.Candidates) == 0 {
+	if h.Undetermined != "" {
+		w.found[Undetermined] = h.Undetermined
+	} else if len(h.Outputs) == 0 {
 		w.found[Dropped] = dropReason(dpid, h.Steps)
 	}
 	for _, o := range h.Outputs {
