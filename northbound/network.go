@@ -141,6 +141,10 @@ type PortView struct {
 	MAC       string `json:"mac"`
 	Up        bool   `json:"up"`
 	SpeedKbps uint32 `json:"speed_kbps"` // 0 when the switch does not say
+	// IfaceID and AttachedMAC are external ids of the interface, where its OVSDB is
+	// connected and has them.
+	IfaceID     string `json:"iface_id,omitempty"`
+	AttachedMAC string `json:"attached_mac,omitempty"`
 }
 
 // CountsView counts what a switch holds and sent.

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/topology"
 )
 
@@ -72,7 +73,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 				}
 			}
 			require.ElementsMatch(t, regexp.MustCompile(`\{[a-z]+\}`).FindAllString(path, -1), inPath, path)
-			posts := []string{restorePath} // with a body
+			posts := []string{ovsPath, restorePath} // with a body
 			require.Equal(t, method == "put" || method == "post" && slices.Contains(posts, path), op.RequestBody != nil, path)
 			if path != "/healthz" {
 				require.Contains(t, op.Responses, "401", path)
@@ -139,7 +140,7 @@ func jsonFields(typ reflect.Type) (all, always []string) {
 // requires what is always there.
 func TestOpenAPISchemas(t *testing.T) {
 	d, _ := openAPIOf(t, newRig(t))
-	input := []string{"VIP", "Listener", "Pool", "Member", "Monitor", "MemberPut"}
+	input := []string{"OVSAdoption", "VIP", "Listener", "Pool", "Member", "Monitor", "MemberPut"}
 	for name, v := range map[string]any{
 		"VIP": balancer.VIP{}, "Listener": balancer.Listener{}, "Pool": balancer.Pool{}, "Member": balancer.Member{}, "MemberPut": balancer.Member{},
 		"Monitor": balancer.Monitor{}, "VIPStatus": balancer.VIPStatus{}, "SwitchStatus": balancer.SwitchStatus{}, "MemberStatus": balancer.MemberStatus{},
@@ -148,6 +149,8 @@ func TestOpenAPISchemas(t *testing.T) {
 		"Certificate": CertificateView{}, "Counts": CountsView{}, "Fault": FaultView{}, "Flow": FlowView{}, "Group": GroupView{}, "Bucket": BucketView{},
 		"Place": topology.Place{}, "Link": topology.Link{}, "Host": topology.Host{}, "Topology": topology.View{}, "TopologySwitch": topology.ViewSwitch{},
 		"TopologyPort": topology.PortState{}, "TopologyLink": topology.ViewLink{}, "TopologyVIP": topology.VIPNote{},
+		"OVSBridge": ovsdb.View{}, "OVSController": ovsdb.Controller{}, "OVSPort": ovsdb.Port{}, "OVSInterface": ovsdb.Interface{}, "OVSFound": OVSInterface{},
+		"OVSAdoption": OVSAdoption{}, "OVSOutcome": ovsdb.Outcome{}, "OVSOutcomes": OVSOutcomes{},
 		"Event": Event{}, "Problem": Problem{}, "FieldError": FieldError{}, "Health": Health{}, "Readiness": Readiness{}, "Restored": Restored{}, "VIPPage": Page[int]{}, "FlowPage": Page[int]{},
 	} {
 		s, ok := d.Components.Schemas[name]

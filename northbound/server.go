@@ -23,12 +23,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options is what a Server is made of. VIPs, Network, Events, Backups and Log are
-// required.
+// Options is what a Server is made of. VIPs, Network, Events, OVS, Backups and Log
+// are required.
 type Options struct {
 	VIPs    VIPs
 	Network Network
 	Events  Events
+	OVS     OVS
 	Backups Backups
 	// Ready returns why the server is not ready, nothing when it is. nil is always
 	// ready.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -163,9 +164,15 @@ func (c *client) get(path string) (answer, error) {
 // list reads all pages of a list. The result is one page with all items, as the server
 // wrote them.
 func (c *client) list(path string) (northbound.Page[json.RawMessage], error) {
+	return c.search(path, nil)
+}
+
+// search reads all pages of a list that query restricts.
+func (c *client) search(path string, query url.Values) (northbound.Page[json.RawMessage], error) {
 	all := northbound.Page[json.RawMessage]{Items: []json.RawMessage{}}
 	for after := ""; ; {
 		q := url.Values{"limit": {"1000"}}
+		maps.Copy(q, query)
 		if after != "" {
 			q.Set("after", after)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/fairlead/fairlead/apps/forwarding"
 	"github.com/fairlead/fairlead/apps/health"
 	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/controller/store"
 	"github.com/fairlead/fairlead/northbound"
 	"github.com/fairlead/fairlead/topology"
@@ -105,9 +107,17 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	}
 	defer http.Close()
 	backups := backups{db: db, dir: cfg.Data, restored: make(chan struct{}, 1)}
+	hosts, err := ovsdb.New(ctx, ovsdb.Options{
+		Store: adoptions{db}, Switches: switches{core: core, fresh: stage}, Cluster: db.ClusterID(), Log: log, TLS: cfg.ovsdbTLS(log),
+		Self: func(local netip.Addr) (string, error) { return selfTarget(openflow.Addr(), conf != nil, local) },
+	})
+	if err != nil {
+		return err
+	}
 	api := northbound.New(northbound.Options{
 		VIPs:    balancer.NewService(intents, vips, core),
-		Network: network{core},
+		Network: network{core: core, interfaces: hosts.Interfaces},
+		OVS:     hosts,
 		Events:  events{core},
 		Backups: backups,
 		Ready:   core.Held,
@@ -119,6 +129,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return core.Run(ctx, openflow) })
 	g.Go(func() error { return probes.Run(ctx, core.Post) })
+	g.Go(func() error { return hosts.Run(ctx) })
 	g.Go(func() error { return api.Run(ctx, http) })
 	g.Go(func() error { return backups.wait(ctx) })
 	log.Info("ready", slog.String("openflow", openflow.Addr().String()), slog.Bool("tls", conf != nil),

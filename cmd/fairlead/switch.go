@@ -76,9 +76,9 @@ func switchGet() *cobra.Command {
 					return err
 				}
 				gap(w)
-				row(w, "PORT", "NAME", "MAC", "UP", "KBPS")
+				row(w, "PORT", "NAME", "MAC", "UP", "KBPS", "IFACE-ID", "ATTACHED-MAC")
 				for _, p := range s.Ports {
-					row(w, ofproto.Port(p.Port), p.Name, p.MAC, p.Up, p.SpeedKbps)
+					row(w, ofproto.Port(p.Port), p.Name, p.MAC, p.Up, p.SpeedKbps, p.IfaceID, p.AttachedMAC)
 				}
 				if len(s.Faults) > 0 {
 					gap(w)

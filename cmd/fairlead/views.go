@@ -9,13 +9,32 @@ import (
 	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/northbound"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/topology"
 )
 
 // network shows the controller to the REST API (northbound.Network).
-type network struct{ core *controller.Controller }
+type network struct {
+	core *controller.Controller
+	// interfaces returns what OVSDB knows of the ports of a switch.
+	interfaces func(ofproto.DPID) map[ofproto.Port]ovsdb.Interface
+}
+
+// name adds to ports what OVSDB knows of them. Not on the core loop: it may take as long
+// as a server that has much to say wants.
+func (n network) name(dpid ofproto.DPID, ports []northbound.PortView) {
+	if n.interfaces == nil {
+		return
+	}
+	known := n.interfaces(dpid)
+	for i := range ports {
+		if f, ok := known[ofproto.Port(ports[i].Port)]; ok {
+			ports[i].IfaceID, ports[i].AttachedMAC = f.IfaceID, f.AttachedMAC
+		}
+	}
+}
 
 func parseStage(s string) (stage controller.Stage, err error) {
 	err = stage.UnmarshalText([]byte(s))
@@ -24,9 +43,14 @@ func parseStage(s string) (stage controller.Stage, err error) {
 
 func (n network) Switches(ctx context.Context) ([]northbound.SwitchView, error) {
 	var views []northbound.SwitchView
+	var dpids []ofproto.DPID
 	err := n.core.Known(ctx, func(c *controller.Context, sw *controller.Switch) {
 		views = append(views, n.view(c, sw))
+		dpids = append(dpids, sw.DPID)
 	})
+	for i := range views {
+		n.name(dpids[i], views[i].Ports)
+	}
 	return views, err
 }
 
@@ -40,6 +64,7 @@ func (n network) Switch(ctx context.Context, dpid ofproto.DPID) (v northbound.Sw
 	if err == nil && !found {
 		err = fmt.Errorf("switch %s: %w", dpid, northbound.ErrNotFound)
 	}
+	n.name(dpid, v.Ports)
 	return v, err
 }
 

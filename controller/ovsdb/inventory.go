@@ -85,12 +85,12 @@ func parseDPID(s string) ofproto.DPID {
 	return ofproto.DPID(n)
 }
 
-// localPort is the OpenFlow number of a bridge's own interface in OpenFlow 1.0, which
+// LocalPort is the number of a bridge's own interface in OpenFlow 1.0, which
 // the database uses.
-const localPort = 65534
+const LocalPort = 65534
 
 func ofPort(n int) ofproto.Port {
-	if n == localPort {
+	if n == LocalPort {
 		return ofproto.PortLocal
 	}
 	return ofproto.Port(n)
