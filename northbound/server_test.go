@@ -96,7 +96,8 @@ func TestHead(t *testing.T) {
 
 // fill puts examples for the parameters of a route.
 func fill(path string) string {
-	return strings.NewReplacer(":name", "web", ":listener", "tcp:80", ":member", "10.0.0.2:8080", ":dpid", "0000000000000001").Replace(path)
+	return strings.NewReplacer(":name", "web", ":listener", "tcp:80", ":member", "10.0.0.2:8080", ":dpid", "0000000000000001",
+		":endpoint", ovsEscaped, ":bridge", "br0").Replace(path)
 }
 
 func TestBodyLimit(t *testing.T) {

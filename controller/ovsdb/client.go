@@ -248,7 +248,9 @@ func (c *Client) ended(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	was := c.conn != nil
-	if c.why == nil || err.Error() != c.why.Error() {
+	if errors.Is(err, context.Canceled) {
+		// asked for
+	} else if c.why == nil || err.Error() != c.why.Error() {
 		c.o.Log.Warn("OVSDB not connected", "endpoint", string(c.endpoint), "reason", err)
 	}
 	c.conn, c.replica, c.why, c.inv = nil, nil, err, nil
