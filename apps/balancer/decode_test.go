@@ -237,7 +237,6 @@ var invalidVIPs = []struct {
 	{"IPv6 link-local", "a", `{"address":"fe80::1"}`, "address", invalid},
 	{"IPv4-mapped IPv6", "a", `{"address":"::ffff:10.0.0.100"}`, "address", invalid},
 	{"zone", "a", `{"address":"2001:db8::1%eth0"}`, "address", invalid},
-	{"IPv6", "a", `{"address":"2001:db8::1"}`, "address", unsupported},
 
 	// Other settings of the VIP.
 	{"mode unknown", "a", top(`"mode":"tunnel"`), "mode", invalid},
@@ -249,7 +248,6 @@ var invalidVIPs = []struct {
 	{"vlan 4095", "a", top(`"vlan":4095`), "vlan", invalid},
 	{"vlan -1", "a", top(`"vlan":-1`), "vlan", invalid},
 	{"vlan string", "a", top(`"vlan":"0"`), "vlan", invalid},
-	{"vlan", "a", top(`"vlan":7`), "vlan", unsupported},
 	{"enabled as a string", "a", top(`"enabled":"true"`), "enabled", invalid},
 	{"enabled as a number", "a", top(`"enabled":1`), "enabled", invalid},
 	{"on_empty unknown", "a", top(`"on_empty":"forward"`), "on_empty", invalid},
@@ -272,7 +270,6 @@ var invalidVIPs = []struct {
 	{"no protocol", "a", top(`"listeners":[{"port":80}]`), "listeners[0].protocol", invalid},
 	{"protocol unknown", "a", top(`"listeners":[{"protocol":"icmp","port":80}]`), "listeners[0].protocol", invalid},
 	{"protocol a number", "a", top(`"listeners":[{"protocol":6,"port":80}]`), "listeners[0].protocol", invalid},
-	{"sctp", "a", top(`"listeners":[{"protocol":"sctp","port":80}]`), "listeners[0].protocol", unsupported},
 	{"no port", "a", top(`"listeners":[{"protocol":"tcp"}]`), "listeners[0].port", invalid},
 	{"port 0", "a", top(`"listeners":[{"protocol":"tcp","port":0}]`), "listeners[0].port", invalid},
 	{"port -0", "a", top(`"listeners":[{"protocol":"tcp","port":-0}]`), "listeners[0].port", invalid},
@@ -285,6 +282,9 @@ var invalidVIPs = []struct {
 	{"port 8e1", "a", top(`"listeners":[{"protocol":"tcp","port":8e1}]`), "listeners[0].port", invalid},
 	{"port string", "a", top(`"listeners":[{"protocol":"tcp","port":"80"}]`), "listeners[0].port", invalid},
 	{"listener twice", "a", top(`"listeners":[{"protocol":"tcp","port":80},{"protocol":"tcp","port":80}]`), "listeners[1].port", conflict},
+	{"listener in a range", "a", top(`"listeners":[{"protocol":"tcp","port":80,"port_end":90},{"protocol":"tcp","port":85}]`), "listeners[1].port", conflict},
+	{"ranges that overlap", "a", top(`"listeners":[{"protocol":"udp","port":80,"port_end":90},{"protocol":"udp","port":90,"port_end":99}]`), "listeners[1].port", conflict},
+	{"all ports and one", "a", top(`"listeners":[{"protocol":"tcp","port":443},{"protocol":"tcp","port":1,"port_end":65535}]`), "listeners[1].port", conflict},
 	{"too many listeners", "a", top(`"listeners":[` + repeat(MaxListeners+1, func(i int) string { return fmt.Sprintf(`{"protocol":"udp","port":%d}`, i+1) }) + `]`), "listeners", invalid},
 	{"second listener wrong", "a", top(`"listeners":[{"protocol":"tcp","port":80},{"protocol":"tcp","port":0}]`), "listeners[1].port", invalid},
 
@@ -328,6 +328,10 @@ var invalidVIPs = []struct {
 	{"nat member of two listeners", "a", top(`"listeners":[
 		{"protocol":"tcp","port":80,"pool":{"members":[{"address":"10.0.0.2","port":8080}]}},
 		{"protocol":"tcp","port":81,"pool":{"members":[{"address":"10.0.0.3","port":8080},{"address":"10.0.0.2","port":8080}]}}]`), "listeners[1].pool.members[1]", conflict},
+
+	{"nat member of two ranges", "a", top(`"listeners":[
+		{"protocol":"tcp","port":80,"port_end":90,"pool":{"members":[{"address":"10.0.0.2","port":80}]}},
+		{"protocol":"tcp","port":100,"pool":{"members":[{"address":"10.0.0.2","port":90}]}}]`), "listeners[1].pool.members[0]", conflict},
 
 	// Monitors.
 	{"monitor null", "a", pool(`"monitor":null`), "listeners[0].pool.monitor", invalid},
@@ -379,6 +383,28 @@ var invalidVIPs = []struct {
 	{"port of a member in mode dsr", "a", `{"address":"10.0.0.100","mode":"dsr","listeners":[{"protocol":"tcp","port":80,"pool":{"members":[{"address":"10.0.0.2","port":81}]}}]}`, "listeners[0].pool.members[0].port", invalid},
 	{"connection_rate of udp", "a", top(`"listeners":[{"protocol":"udp","port":80,"connection_rate":5}]`), "listeners[0].connection_rate", invalid},
 	{"connection_rate -1", "a", top(`"listeners":[{"protocol":"tcp","port":80,"connection_rate":-1}]`), "listeners[0].connection_rate", invalid},
+}
+
+// protocols are documents of every family, protocol, VLAN and kind of port range.
+var protocols = []string{
+	`{"address":"2001:db8::1","listeners":[{"protocol":"tcp","port":80,"pool":{"members":[{"address":"2001:db8::2","port":8080}]}}]}`,
+	`{"address":"10.0.0.100","vlan":4094,"listeners":[{"protocol":"sctp","port":80,"pool":{"members":[{"address":"10.0.0.2","port":8080}]}}]}`,
+	`{"address":"10.0.0.100","listeners":[
+		{"protocol":"tcp","port":80,"port_end":89,"pool":{"members":[{"address":"10.0.0.2","port":80}]}},
+		{"protocol":"tcp","port":90,"pool":{"members":[{"address":"10.0.0.2","port":90}]}},
+		{"protocol":"udp","port":1,"port_end":65535,"pool":{"members":[{"address":"10.0.0.2","port":1}]}}]}`,
+}
+
+func TestDecodeProtocols(t *testing.T) {
+	for _, body := range protocols {
+		v, err := DecodeVIP("a", []byte(body))
+		require.NoError(t, err)
+		text, err := json.Marshal(v)
+		require.NoError(t, err)
+		again, err := DecodeVIP("a", text)
+		require.NoError(t, err)
+		require.Equal(t, v, again)
+	}
 }
 
 func TestDecodeInvalid(t *testing.T) {

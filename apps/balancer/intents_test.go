@@ -241,6 +241,38 @@ func TestRefusedPutsChangeNothing(t *testing.T) {
 	require.Equal(t, before, b.check(t))
 	require.Len(t, b.changes, 1)
 
+	// Ranges, VLANs, IPv6.
+	put := func(name, body string) error {
+		_, _, err := b.Put(ctx, decode(t, name, body), Condition{})
+		return err
+	}
+	with := func(address string, more string, listener, members string) string {
+		return fmt.Sprintf(`{"address":%q%s,"listeners":[{"protocol":"tcp",%s,"pool":{"members":[%s]}}]}`, address, more, listener, members)
+	}
+	require.NoError(t, put("range", with("10.0.7.1", "", `"port":80,"port_end":90`, `{"address":"10.0.7.9","port":80}`)))
+	require.NoError(t, put("tagged", with("10.0.8.1", `,"vlan":7`, `"port":80`, `{"address":"10.0.8.9","port":80}`)))
+	require.NoError(t, put("six", with("2001:db8::1", "", `"port":80`, `{"address":"2001:db8::9","port":80}`)))
+	for _, c := range []struct{ body, field, with string }{
+		{with("10.0.7.1", "", `"port":90`, ``), "listeners[0].port", `listener tcp:80-90 of vip "range"`},
+		{with("10.0.7.1", "", `"port":1,"port_end":65535`, ``), "listeners[0].port", `listener tcp:80-90 of vip "range"`},
+		{with("10.0.7.2", "", `"port":1`, `{"address":"10.0.7.9","port":90}`), "listeners[0].pool.members[0]", `vip "range"`},
+		{with("10.0.8.1", "", `"port":81`, ``), "vlan", `vip "tagged", which has that address in VLAN 7`},
+		{with("10.0.8.2", `,"vlan":8`, `"port":81`, `{"address":"10.0.8.9","port":1}`), "listeners[0].pool.members[0].address", `vip "tagged"`},
+		{with("2001:db8::2", "", `"port":81`, `{"address":"2001:db8:0::9","port":80}`), "listeners[0].pool.members[0]", `vip "six": in nat mode [2001:db8::9]:80`},
+		{with("2001:db8::9", "", `"port":80`, ``), "address", `member [2001:db8::9]:80 of vip "six"`},
+		{with("2001:db8:0:0::1", "", `"port":80`, ``), "listeners[0].port", `vip "six"`},
+	} {
+		var conflict *ConflictError
+		require.ErrorAs(t, put("b", c.body), &conflict, c.body)
+		require.Equal(t, c.field, conflict.Field)
+		require.Contains(t, conflict.With, c.with)
+	}
+	require.NoError(t, put("b", with("10.0.7.1", "", `"port":91`, `{"address":"10.0.7.9","port":91}`)))
+	for _, name := range []string{"b", "range", "tagged", "six"} {
+		require.NoError(t, b.Delete(ctx, name, Condition{}))
+	}
+	b.check(t)
+
 	// What is no conflict.
 	b.put(t, "c", "10.0.0.1 tcp:81= udp:80=10.0.1.1:80")
 	b.put(t, "d", "10.0.0.3 tcp:80=10.0.1.1:81")

@@ -20,8 +20,8 @@ import (
 // that a conflict is found without reading other records.
 const (
 	vipBucket     = "vips"             // name → Record
-	addressBucket = "vip-addresses"    // address/name → MAC and the keys of the listeners
-	memberBucket  = "member-addresses" // address/port/protocol/name/listener port → nothing
+	addressBucket = "vip-addresses"    // address/name → MAC, "vlan:N" and the names of the listeners
+	memberBucket  = "member-addresses" // address/port/protocol/name/listener port → VLAN and last port; nothing where untagged, one port
 	groupBucket   = "groups"           // 24 bits in hex → name of the VIP
 	macBucket     = "macs"             // 24 bits in hex → address
 )
@@ -317,11 +317,18 @@ func (in *Intents) release(tx *store.Tx, old, rec Record) error {
 // index calls do for each entry of a VIP in the indexes.
 func index(tx *store.Tx, v VIP, do func(bucket, key string, value []byte) error) error {
 	value := []string{v.MAC.String()}
+	if v.VLAN != 0 {
+		value = append(value, vlanPrefix+strconv.Itoa(int(v.VLAN)))
+	}
 	for _, l := range v.Listeners {
-		value = append(value, l.Key().String())
+		value = append(value, l.named())
 		for _, m := range l.Pool.Members {
-			key := memberPrefix(m.Key(), l.Protocol) + v.Name + "/" + strconv.Itoa(int(l.Port))
-			if err := do(memberBucket, key, []byte{}); err != nil {
+			key := fmt.Sprintf("%s/%d/%s/%s/%d", m.Address, m.Port, l.Protocol, v.Name, l.Port)
+			use := []byte{}
+			if last := l.memberPorts(m).last; v.VLAN != 0 || last != m.Port {
+				use = fmt.Appendf(use, "%d %d", v.VLAN, last)
+			}
+			if err := do(memberBucket, key, use); err != nil {
 				return err
 			}
 		}
@@ -329,13 +336,13 @@ func index(tx *store.Tx, v VIP, do func(bucket, key string, value []byte) error)
 	return do(addressBucket, v.Address.String()+"/"+v.Name, []byte(strings.Join(value, " ")))
 }
 
-func memberPrefix(m MemberKey, p Protocol) string {
-	return fmt.Sprintf("%s/%d/%s/", m.Addr(), m.Port(), p)
-}
+// vlanPrefix begins the field of a value of addressBucket that has the VLAN; untagged
+// VIPs have no such field.
+const vlanPrefix = "vlan:"
 
 // others calls fn for each VIP of an address except the one called name, until fn
-// returns false: with its name, its MAC and the keys of its listeners. It says
-// whether there was one.
+// returns false: with its name and its value in addressBucket. It says whether there
+// was one.
 func others(tx *store.Tx, address netip.Addr, name string, fn func(other string, value []string) bool) bool {
 	found := false
 	prefix := address.String() + "/"
@@ -354,17 +361,30 @@ func others(tx *store.Tx, address netip.Addr, name string, fn func(other string,
 func checkOthers(tx *store.Tx, v VIP) error {
 	var err error
 	others(tx, v.Address, v.Name, func(other string, value []string) bool {
-		for i, l := range v.Listeners {
-			if slices.Contains(value[1:], l.Key().String()) {
-				err = &ConflictError{fmt.Sprintf("listeners[%d].port", i),
-					fmt.Sprintf("listener %s of vip %q, which has that address", l.Key(), other)}
+		vlan := uint16(0)
+		for _, entry := range value[1:] {
+			kind, rest, _ := strings.Cut(entry, ":")
+			if n := parsePorts(rest).first; kind+":" == vlanPrefix {
+				vlan = n
 			}
+			for i, l := range v.Listeners {
+				if kind == string(l.Protocol) && l.ports().overlaps(parsePorts(rest)) {
+					err = &ConflictError{fmt.Sprintf("listeners[%d].port", i),
+						fmt.Sprintf("listener %s of vip %q, which has that address", entry, other)}
+				}
+			}
+		}
+		if vlan != v.VLAN {
+			err = &ConflictError{"vlan", fmt.Sprintf("vip %q, which has that address in VLAN %d", other, vlan)}
 		}
 		return err == nil
 	})
-	if other, member := memberOf(tx, v.Address.String()+"/", v.Name); err == nil && other != "" {
-		err = &ConflictError{"address", fmt.Sprintf("member %s of vip %q", member, other)}
-	}
+	membersOf(tx, v.Address, v.Name, func(other memberUse) bool {
+		if err == nil {
+			err = &ConflictError{"address", fmt.Sprintf("member %s of vip %q", other.member, other.vip)}
+		}
+		return false
+	})
 	for i, l := range v.Listeners {
 		for j, m := range l.Pool.Members {
 			if err != nil {
@@ -375,24 +395,54 @@ func checkOthers(tx *store.Tx, v VIP) error {
 				err = &ConflictError{field + ".address", fmt.Sprintf("the address of vip %q", other)}
 				return false
 			})
-			if other, _ := memberOf(tx, memberPrefix(m.Key(), l.Protocol), v.Name); err == nil && v.Mode == ModeNAT && other != "" {
-				err = &ConflictError{field, fmt.Sprintf("vip %q: in nat mode %s serves one %s listener only", other, m.Key(), l.Protocol)}
-			}
+			membersOf(tx, m.Address, v.Name, func(other memberUse) bool {
+				switch {
+				case err != nil:
+				case other.vlan != v.VLAN:
+					err = &ConflictError{field + ".address", fmt.Sprintf("vip %q, which has it as a member in VLAN %d", other.vip, other.vlan)}
+				case v.Mode == ModeNAT && other.protocol == l.Protocol && other.ports.overlaps(l.memberPorts(m)):
+					err = &ConflictError{field, fmt.Sprintf("vip %q: in nat mode %s serves one %s listener only", other.vip, m.Key(), l.Protocol)}
+				}
+				return err == nil
+			})
 		}
 	}
 	return err
 }
 
-// memberOf returns the first VIP but the one called name that has a member whose
-// key in the index has that prefix, and the member; empty if there is none.
-func memberOf(tx *store.Tx, prefix, name string) (vip, member string) {
-	tx.Range(memberBucket, prefix, "", func(key string, _ []byte) bool {
+// memberUse is a member of another VIP.
+type memberUse struct {
+	vip      string
+	member   MemberKey
+	protocol Protocol
+	ports    portRange
+	vlan     uint16
+}
+
+// membersOf calls fn for each member of that address that VIPs have but the one called
+// name, until fn returns false.
+func membersOf(tx *store.Tx, addr netip.Addr, name string, fn func(memberUse) bool) {
+	tx.Range(memberBucket, addr.String()+"/", "", func(key string, value []byte) bool {
 		part := strings.Split(key, "/") // address, port, protocol, name, listener port
 		if part[3] == name {
 			return true
 		}
-		vip, member = part[3], part[0]+":"+part[1]
-		return false
+		first := parsePorts(part[1]).first
+		use := memberUse{vip: part[3], member: netip.AddrPortFrom(addr, first), protocol: Protocol(part[2]), ports: portRange{first, first}}
+		if vlan, last, ok := strings.Cut(string(value), " "); ok {
+			use.vlan, use.ports.last = parsePorts(vlan).first, parsePorts(last).first
+		}
+		return fn(use)
 	})
-	return vip, member
+}
+
+// parsePorts reads what portRange.String wrote.
+func parsePorts(s string) portRange {
+	first, last, isRange := strings.Cut(s, "-")
+	a, _ := strconv.ParseUint(first, 10, 16) // written by this package
+	if !isRange {
+		return portRange{uint16(a), uint16(a)}
+	}
+	b, _ := strconv.ParseUint(last, 10, 16)
+	return portRange{uint16(a), uint16(b)}
 }

@@ -352,12 +352,12 @@ func oneOf[T ~string](bad *faults, field string, v T, allowed ...T) {
 
 // checkParts refuses a document whose listeners stand in each other's way.
 func checkParts(v VIP) error {
-	listeners := map[ListenerKey]int{}
 	for i, l := range v.Listeners {
-		if j, twice := listeners[l.Key()]; twice {
-			return &ConflictError{fmt.Sprintf("listeners[%d].port", i), fmt.Sprintf("listeners[%d]: %s twice", j, l.Key())}
+		for j, other := range v.Listeners[:i] {
+			if other.Protocol == l.Protocol && other.ports().overlaps(l.ports()) {
+				return &ConflictError{fmt.Sprintf("listeners[%d].port", i), fmt.Sprintf("listeners[%d]: %s and %s have ports in common", j, l.named(), other.named())}
+			}
 		}
-		listeners[l.Key()] = i
 	}
 	if v.Mode != ModeNAT {
 		return nil
@@ -365,31 +365,43 @@ func checkParts(v VIP) error {
 	// A reply tells its listener by the member's address, protocol and port alone.
 	type source struct {
 		protocol Protocol
-		member   MemberKey
+		member   netip.Addr
 	}
-	members := map[source]string{}
+	type use struct {
+		field string
+		ports portRange
+	}
+	members := map[source][]use{}
 	for i, l := range v.Listeners {
 		for j, m := range l.Pool.Members {
 			field := memberField(fmt.Sprintf("listeners[%d].pool", i), j)
-			if other, twice := members[source{l.Protocol, m.Key()}]; twice {
-				return &ConflictError{field, fmt.Sprintf("%s: in nat mode %s serves one %s listener only", other, m.Key(), l.Protocol)}
+			from, ports := source{l.Protocol, m.Address}, l.memberPorts(m)
+			for _, other := range members[from] {
+				if other.ports.overlaps(ports) {
+					return &ConflictError{field, fmt.Sprintf("%s: in nat mode %s serves one %s listener only", other.field, m.Key(), l.Protocol)}
+				}
 			}
-			members[source{l.Protocol, m.Key()}] = field
+			members[from] = append(members[from], use{field, ports})
 		}
 	}
 	return nil
 }
 
+// named is the listener's name in messages: "tcp:80", "tcp:8000-8999".
+func (l Listener) named() string { return string(l.Protocol) + ":" + l.ports().String() }
+
+// memberPorts are the ports of a member that packets of the listener go to.
+func (l Listener) memberPorts(m Member) portRange {
+	if l.ports().single() {
+		return portRange{m.Port, m.Port}
+	}
+	return l.ports()
+}
+
 // checkOffered lists what the contract has and this version does not.
 func checkOffered(missing *faults, v VIP) {
-	if v.Address.Is6() {
-		missing.add("address", "IPv6 is not supported yet")
-	}
 	if v.Mode != ModeNAT {
 		missing.add("mode", "%s is not supported yet", v.Mode)
-	}
-	if v.VLAN != 0 {
-		missing.add("vlan", "VIPs of a VLAN are not supported yet")
 	}
 	if v.OnEmpty != OnEmptyDrop {
 		missing.add("on_empty", "%s is not supported yet", v.OnEmpty)
@@ -399,12 +411,6 @@ func checkOffered(missing *faults, v VIP) {
 	}
 	for i, l := range v.Listeners {
 		field := fmt.Sprintf("listeners[%d]", i)
-		if l.Protocol == SCTP {
-			missing.add(field+".protocol", "%s is not supported yet", l.Protocol)
-		}
-		if l.PortEnd != 0 {
-			missing.add(field+".port_end", "is not supported yet")
-		}
 		if l.ConnectionRate != 0 {
 			missing.add(field+".connection_rate", "is not supported yet")
 		}
