@@ -15,6 +15,22 @@ const collectTimeout = 5 * time.Second
 type collector struct {
 	network Network
 	vips    VIPs
+	probes  func(context.Context) (ProbesView, error) // nil: there are none
+}
+
+// ProbesView is what the health monitors do and have done.
+type ProbesView struct {
+	Targets                     map[string]int // by status: unknown, up, down
+	Held                        int            // of those down: they answer, and are held down because they flip
+	InFlight                    int
+	Probes                      []ProbeCount
+	Verdicts, Deferred, Dropped uint64
+}
+
+// ProbeCount counts the probes of one kind that ended in one way.
+type ProbeCount struct {
+	Type, Outcome string
+	Count         uint64
 }
 
 // The metrics of the network. A counter of a switch starts anew with its connection.
@@ -39,6 +55,14 @@ var (
 
 	descHosts = prometheus.NewDesc("fairlead_hosts", "Hosts known.", nil, nil)
 	descLinks = prometheus.NewDesc("fairlead_links", "Links between switches, by state.", []string{"state"}, nil)
+	descTargets  = prometheus.NewDesc("fairlead_health_targets", "Members that are probed, by what is known of them.", []string{"status"}, nil)
+	descHeld     = prometheus.NewDesc("fairlead_health_targets_held", "Of those down, those that answer and are held down because they flip.", nil, nil)
+	descInFlight = prometheus.NewDesc("fairlead_health_probes_in_flight", "Probes under way.", nil, nil)
+	descProbes   = prometheus.NewDesc("fairlead_health_probes_total", "Probes that have ended, by type and outcome.", []string{"type", "outcome"}, nil)
+	descVerdicts = prometheus.NewDesc("fairlead_health_verdicts_total", "Members that were found up or down and had not been before.", nil, nil)
+	descDeferred = prometheus.NewDesc("fairlead_health_probes_deferred_total", "Times that a probe waited for others to end.", nil, nil)
+	descLost     = prometheus.NewDesc("fairlead_health_packets_dropped_total", "Packets of probes dropped in the controller, both ways.", nil, nil)
+
 	descVIPs  = prometheus.NewDesc("fairlead_vips", "VIPs, by how far the switches have followed and how well they serve.", []string{"provisioning", "operating"}, nil)
 )
 
@@ -54,7 +78,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
 	defer cancel()
 	success := 1.0
-	for _, collect := range []func(context.Context, chan<- prometheus.Metric) error{c.switches, c.sessions, c.topology, c.services} {
+	for _, collect := range []func(context.Context, chan<- prometheus.Metric) error{c.switches, c.sessions, c.topology, c.services, c.health} {
 		if !contained(func() error { return collect(ctx, ch) }) {
 			success = 0
 		}
@@ -141,6 +165,28 @@ func (c collector) topology(ctx context.Context, ch chan<- prometheus.Metric) er
 	for state, n := range states {
 		gauge(ch, descLinks, float64(n), state)
 	}
+	return nil
+}
+
+func (c collector) health(ctx context.Context, ch chan<- prometheus.Metric) error {
+	if c.probes == nil {
+		return nil
+	}
+	v, err := c.probes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, status := range []string{"unknown", "up", "down"} {
+		gauge(ch, descTargets, float64(v.Targets[status]), status)
+	}
+	gauge(ch, descHeld, float64(v.Held))
+	gauge(ch, descInFlight, float64(v.InFlight))
+	for _, p := range v.Probes {
+		counter(ch, descProbes, p.Count, p.Type, p.Outcome)
+	}
+	counter(ch, descVerdicts, v.Verdicts)
+	counter(ch, descDeferred, v.Deferred)
+	counter(ch, descLost, v.Dropped)
 	return nil
 }
 

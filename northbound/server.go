@@ -31,6 +31,8 @@ type Options struct {
 	Events  Events
 	OVS     OVS
 	Backups Backups
+	// Probes tells what health monitors do, for metrics; nil: nothing is told.
+	Probes func(context.Context) (ProbesView, error)
 	// Ready returns why the server is not ready, nothing when it is. nil is always
 	// ready.
 	Ready func() []string
@@ -89,7 +91,7 @@ var defaultLimits = limits{
 
 // New makes a server. It starts nothing.
 func New(o Options) *Server {
-	s := &Server{o: o, limits: defaultLimits, metrics: newMetrics(collector{o.Network, o.VIPs}, o.Metrics), openapi: openAPI(o.Version)}
+	s := &Server{o: o, limits: defaultLimits, metrics: newMetrics(collector{o.Network, o.VIPs, o.Probes}, o.Metrics), openapi: openAPI(o.Version)}
 	s.life, s.end = context.WithCancel(context.Background())
 
 	e := echo.New()

@@ -119,6 +119,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		Network: network{core: core, interfaces: hosts.Interfaces},
 		OVS:     hosts,
 		Events:  events{core},
+		Probes:  probesView(core, probes),
 		Backups: backups,
 		Ready:   core.Held,
 		Tokens:  tokens,
