@@ -3,8 +3,8 @@ package topology
 import "fmt"
 
 // Event is one change of the graph: SwitchAdded, SwitchGone, PortChanged,
-// PortSettled, LinkUp, LinkDown, LinkChanged, HostAdded, HostMoved, HostChanged or
-// HostGone. Events are values and may be kept.
+// PortSettled, LinkUp, LinkDown, LinkChanged, HostAdded, HostMoved, HostChanged,
+// HostFlaps or HostGone. Events are values and may be kept.
 type Event interface {
 	fmt.Stringer
 	// fabric is true when the change concerns switches, ports or links.
@@ -88,6 +88,13 @@ type HostMoved struct {
 // HostChanged tells that the addresses of a host changed, or its pin.
 type HostChanged struct{ Host Host }
 
+// HostFlaps tells that a host was seen at a place other than its own and is left where
+// it was, because it moves too often: the place, or its own, is to blame.
+type HostFlaps struct {
+	Host Host
+	At   Place
+}
+
 // HostGone tells that a host was forgotten.
 type HostGone struct {
 	Host   Host
@@ -104,6 +111,7 @@ func (LinkChanged) fabric() bool { return true }
 func (HostAdded) fabric() bool   { return false }
 func (HostMoved) fabric() bool   { return false }
 func (HostChanged) fabric() bool { return false }
+func (HostFlaps) fabric() bool   { return false }
 func (HostGone) fabric() bool    { return false }
 
 // String returns the event in one line.
@@ -152,6 +160,11 @@ func (e HostAdded) String() string {
 // String returns the event in one line.
 func (e HostMoved) String() string {
 	return fmt.Sprintf("host moved %v from %v to %v ips=%v", e.Host.Key(), e.From, e.Host.Place, e.Host.IPs)
+}
+
+// String returns the event in one line.
+func (e HostFlaps) String() string {
+	return fmt.Sprintf("host flaps %v of %v at %v", e.Host.Key(), e.Host.Place, e.At)
 }
 
 // String returns the event in one line.

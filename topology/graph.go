@@ -34,6 +34,11 @@ type Options struct {
 	// host changes switches, so this is what a port that invents addresses can make
 	// happen in them. Default no limit.
 	NewHostsAt int
+	// MoveEvery is how often a host may move although its old place is still up, after
+	// three moves at once; more often it is left where it is. Each move changes
+	// switches, so this is what two ports that claim one address can make happen in
+	// them. Default no limit.
+	MoveEvery time.Duration
 	// MaxIPs is the number of addresses kept of one host; above it the one
 	// silent longest goes. Default 8.
 	MaxIPs int

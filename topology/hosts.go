@@ -39,6 +39,26 @@ type station struct {
 	host Host
 	seen []time.Time   // when each of host.IPs was last claimed
 	elem *list.Element // nil while pinned
+
+	moves   rate      // between places that are both up
+	flapped time.Time // when that was last told
+}
+
+// movesAtOnce is how often a host may move before Options.MoveEvery counts.
+const movesAtOnce = 3
+
+// mayMove says whether a host may be elsewhere although its place is up, and counts it.
+func (st *station) mayMove(every time.Duration, now time.Time) bool {
+	if every == 0 {
+		return true
+	}
+	r := rate{max(st.moves.count-now.Sub(st.moves.at).Seconds()/every.Seconds(), 0), now}
+	ok := r.count+1 <= movesAtOnce
+	if ok {
+		r.count++
+	}
+	st.moves = r
+	return ok
 }
 
 // rate counts what comes, and forgets it at a rate.
@@ -120,6 +140,13 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 			st.elem = h.lru.PushFront(st)
 		}
 	} else if from = st.host.Place; from != s.Place {
+		if g.isEdge(from) && !st.mayMove(g.options.MoveEvery, g.now) {
+			if !st.flapped.IsZero() && g.now.Sub(st.flapped) < g.options.MoveEvery {
+				return nil
+			}
+			st.flapped = g.now
+			return []Event{HostFlaps{st.host, s.Place}}
+		}
 		moved = true
 		h.leave(from, key)
 		h.arrive(s.Place, key)

@@ -268,6 +268,8 @@ func describe(event any) (kind string, data any) {
 		return "host", map[string]any{"event": "added", "mac": e.Host.MAC, "ips": e.Host.IPs, "place": e.Host.Place}
 	case topology.HostMoved:
 		return "host", map[string]any{"event": "moved", "mac": e.Host.MAC, "ips": e.Host.IPs, "place": e.Host.Place, "from": e.From}
+	case topology.HostFlaps:
+		return "host", map[string]any{"event": "flapping", "mac": e.Host.MAC, "ips": e.Host.IPs, "place": e.Host.Place, "at": e.At}
 	case topology.HostChanged:
 		return "host", map[string]any{"event": "changed", "mac": e.Host.MAC, "ips": e.Host.IPs, "place": e.Host.Place}
 	case topology.HostGone:
