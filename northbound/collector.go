@@ -53,8 +53,8 @@ var (
 	descRefused = prometheus.NewDesc("fairlead_sessions_refused_total", "OpenFlow connections that became no session, by reason.", []string{"reason"}, nil)
 	descPanics  = prometheus.NewDesc("fairlead_panics_total", "Panics contained outside of the API.", nil, nil)
 
-	descHosts = prometheus.NewDesc("fairlead_hosts", "Hosts known.", nil, nil)
-	descLinks = prometheus.NewDesc("fairlead_links", "Links between switches, by state.", []string{"state"}, nil)
+	descHosts    = prometheus.NewDesc("fairlead_hosts", "Hosts known.", nil, nil)
+	descLinks    = prometheus.NewDesc("fairlead_links", "Links between switches, by state.", []string{"state"}, nil)
 	descTargets  = prometheus.NewDesc("fairlead_health_targets", "Members that are probed, by what is known of them.", []string{"status"}, nil)
 	descHeld     = prometheus.NewDesc("fairlead_health_targets_held", "Of those down, those that answer and are held down because they flip.", nil, nil)
 	descInFlight = prometheus.NewDesc("fairlead_health_probes_in_flight", "Probes under way.", nil, nil)
@@ -63,7 +63,7 @@ var (
 	descDeferred = prometheus.NewDesc("fairlead_health_probes_deferred_total", "Times that a probe waited for others to end.", nil, nil)
 	descLost     = prometheus.NewDesc("fairlead_health_packets_dropped_total", "Packets of probes dropped in the controller, both ways.", nil, nil)
 
-	descVIPs  = prometheus.NewDesc("fairlead_vips", "VIPs, by how far the switches have followed and how well they serve.", []string{"provisioning", "operating"}, nil)
+	descVIPs = prometheus.NewDesc("fairlead_vips", "VIPs, by how far the switches have followed and how well they serve.", []string{"provisioning", "operating"}, nil)
 )
 
 func ofSwitch(name, help string) *prometheus.Desc {
