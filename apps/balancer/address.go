@@ -60,6 +60,9 @@ func answersND(caps controller.Capabilities) bool {
 // ndFlags are those of the answer to one asker (RFC 4861 §4.4): solicited, override.
 const ndFlags = 0x60000000
 
+// answering marks an advertisement that is in the making.
+var answering = ofproto.Field{Type: ofproto.FieldNXMReg0 + controller.RegAnswer, Value: []byte{0, 0, 0, 1}}
+
 // answerND answers neighbour solicitations for an address. Open vSwitch makes the
 // advertisement of the solicitation, in two entries: a target link address can be
 // written only where the match says that it is an advertisement. A solicitation
@@ -95,12 +98,12 @@ func answerND(addr netip.Addr, vlan uint16, mac ofproto.MAC, caps controller.Cap
 				set(ofproto.NDOptionsType(packet.NDTargetLinkAddr)),
 				set(ofproto.NDReserved(ndFlags)),
 				set(ofproto.ICMPv6Type(packet.ICMPv6NeighborAdvertisement)),
-				set(ofproto.NXMReg(controller.RegAnswer, 1, ^uint32(0))),
+				set(answering),
 			), ofproto.GotoTable{Table: controller.TableVIP}),
 		},
 		{
 			Table: controller.TableVIP, Priority: controller.PrioVIPForward,
-			Match:        nd(packet.ICMPv6NeighborAdvertisement, ofproto.NXMReg(controller.RegAnswer, 1, ^uint32(0))),
+			Match:        nd(packet.ICMPv6NeighborAdvertisement, answering),
 			Instructions: apply(set(ofproto.IPv6NDTLL(mac)), ofproto.OutputPort(ofproto.PortInPort)),
 		},
 	}
