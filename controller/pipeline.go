@@ -75,7 +75,8 @@ const (
 	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
 	PrioVIPNoLink uint16 = 40100 // ingress: neighbour solicitations for a VIP without a link address
 	PrioVIPARP    uint16 = 40000 // ingress: ARP, neighbour solicitations for a VIP
-	PrioVIPOwn    uint16 = 39001 // ingress: ARP of a VIP's own MAC
+	PrioVIPOwn    uint16 = 39002 // ingress: ARP of a VIP's own MAC
+	PrioVIPAsks   uint16 = 39001 // ingress: ARP requests of others by a VIP's address
 	PrioVIPClaim  uint16 = 39000 // ingress: ARP of others that claim a VIP's address
 	PrioARP       uint16 = 30000 // ingress: copies of ARP
 	// PrioMiss is above 0, so that the entry NORMAL of priority 0 that many bridges
@@ -89,6 +90,7 @@ const (
 	PrioVIPChosen  uint16 = 350 // vip: what is on its way to a member, or back, already
 	PrioVIPLimit   uint16 = 310 // vip: new connections of a listener that bounds them
 	PrioVIPForward uint16 = 300 // vip: listeners
+	PrioVIPRelated uint16 = 210 // vip: ICMP errors about connections
 	PrioVIPReverse uint16 = 200 // vip: replies of members
 	PrioVIPDrop    uint16 = 100 // vip: anything else for a VIP
 
@@ -132,7 +134,8 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioVIPNoLink, App: AppBalancer, Stages: "steer, managed", Match: "neighbour solicitation for a VIP that does not say who asks, as in duplicate address detection", Does: "to the controller, which answers"},
 				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request, neighbour solicitation for a VIP", Does: "turned into the reply and sent back, solicitations by way of vip; by the controller where the switch cannot"},
 				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
-				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address another MAC", Does: "ARP requests: on, with no sender's address; else dropped"},
+				{Priority: PrioVIPAsks, App: AppBalancer, Stages: "steer, managed", Match: "ARP request of another MAC that has a VIP's address for its own", Does: "the address is taken out; on as any other packet"},
+				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "other ARP, neighbour advertisement that gives a VIP's address another MAC", Does: "drop"},
 				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP", Does: "to the controller, which answers"},
 				{Priority: PrioARP, App: AppDiscovery, Stages: "all", Match: "ARP; IPv6 neighbour solicitations and advertisements", Does: "a copy to the controller, then on as any other packet"},
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "observe", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
@@ -163,9 +166,10 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "steer, managed", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPChosen, App: AppBalancer, Stages: "steer, managed", Match: "dsr: VIP address, to a member's MAC; conntrack: from a member to the VIP, from a VIP's MAC to a member", Does: "dsr: on to destination; conntrack: translated back by way of return; on to member"},
 				{Priority: PrioVIPLimit, App: AppBalancer, Stages: "steer, managed", Match: "as the next, and the first packet of a TCP connection", Does: "as the next, by way of the listener's meter"},
-				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member. Without a member: drop"},
+				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member; persistence: on to slot by a hash of the source; conntrack: looked up, on to tracked. Without a member: drop"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "neighbour advertisement that ingress made of a solicitation for a VIP", Does: "gets the VIP's MAC; sent back"},
-				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "source rewritten to the VIP's; on to destination"},
+				{Priority: PrioVIPRelated, App: AppBalancer, Stages: "steer, managed", Match: "conntrack: ICMP error to the VIP's address or from a member", Does: "looked up and translated as the connection it is about; on to tracked, or to destination"},
+				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "nat: source rewritten to the VIP's; conntrack: translated back if the connection is known here; on to destination"},
 				{Priority: PrioVIPDrop, App: AppBalancer, Stages: "steer, managed", Match: "VIP address", Does: "drop: nothing addressed to a VIP is ordinary traffic"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "steer, managed", Match: "everything else", Does: "on to destination"},
 			},

@@ -3,6 +3,7 @@ package balancer
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -29,19 +30,32 @@ type vipInput struct {
 	caps      controller.Capabilities
 	targets   map[netip.Addr]target // of the members whose place is known
 	floor     floor
+	now       time.Time
+	alone     bool // no other switch serves VIPs
 }
 
 // compile makes the flows and groups of a VIP in a switch (docs/architecture.md,
 // slots). For each listener: what spreads its connections over the owners of the
-// slots, by the method that the switch has (Method); and a flow a member that gives
-// its replies the VIP's address. A listener that the switch cannot serve has neither.
+// slots, by the method that the switch has (Method); and in mode nat a flow a member
+// that gives its replies the VIP's address. A listener that the switch cannot serve has
+// neither.
 func (in vipInput) compile() flowtable.Part {
 	p := flowtable.Part{Class: flowtable.ClassService}
 	for i, ch := range in.choices() {
-		if ch.method != MethodRefused {
-			in.forward(&p, in.rec.Listeners[i], ch)
-			in.reverse(&p, in.rec.Listeners[i])
+		l := in.rec.Listeners[i]
+		switch {
+		case ch.method == MethodRefused:
+			continue
+		case in.rec.VIP.Mode == ModeConntrack:
+			in.track(&p, l, ch)
+			continue
+		case in.rec.VIP.Mode == ModeNAT:
+			in.reverse(&p, l)
 		}
+		in.forward(&p, l, ch)
+	}
+	if in.rec.VIP.Mode == ModeDSR && len(p.Flows) > 0 {
+		in.handedOver(&p)
 	}
 	return p
 }
@@ -91,25 +105,29 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 			}
 		}
 	}
-	matches := in.forwardMatches(l)
-	flow := func(actions []ofproto.Action, more ...ofproto.Field) {
-		actions = append(actions, in.learn()...)
-		for _, match := range matches {
-			p.Flows = append(p.Flows, flowtable.Flow{
-				Table: controller.TableVIP, Priority: controller.PrioVIPForward,
-				Match:        ofproto.NewMatch(append(match[:len(match):len(match)], more...)...),
-				Instructions: []ofproto.Instruction{ofproto.ApplyActions{Actions: actions}},
-			})
-		}
-	}
 	if ch.method == MethodSelector {
+		if ch.lookup {
+			in.admit(p, l, ch, in.lookup(l, len(owners)))
+		}
 		for slot, id := range owners {
-			if m, ok := byIndex[id]; ok {
-				actions := in.actions(l, m, in.caps.Normal)
-				if ch.level == levelChained {
-					actions = []ofproto.Action{ofproto.Group{ID: m.Group}}
-				}
-				flow(actions, in.selector(l.Key.Protocol.number(), slot, len(owners))...)
+			m, ok := byIndex[id]
+			if !ok {
+				continue
+			}
+			actions := in.actions(l, m, in.caps.Normal)
+			if ch.level == levelChained {
+				actions = []ofproto.Action{ofproto.Group{ID: m.Group}}
+			}
+			ins := applied(append(actions, in.learn()...)...)
+			if ch.lookup {
+				p.Flows = append(p.Flows, flowtable.Flow{
+					Table: controller.TableSlot, Priority: controller.PrioSlot,
+					Match: ofproto.NewMatch(in.slotMatch(l, slot, len(owners))...), Instructions: ins,
+				})
+				continue
+			}
+			for _, match := range in.selector(l, slot, len(owners)) {
+				in.admit(p, l, ch, ins, match...)
 			}
 		}
 		return
@@ -134,7 +152,7 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 		g.Buckets = append(g.Buckets, b)
 	}
 	p.Groups = append(p.Groups, g)
-	flow([]ofproto.Action{ofproto.Group{ID: l.Group}})
+	in.admit(p, l, ch, applied(append([]ofproto.Action{ofproto.Group{ID: l.Group}}, in.learn()...)...))
 }
 
 // memberGroup is the group that delivers to one member: a fast failover group,

@@ -510,8 +510,13 @@ func (x *explainer) slotOf(h trace.Hop) (slot, slots int, why string, ok bool) {
 		case st.Entry != nil && serving && st.Entry.Part.Name == partVIP+x.vip.name:
 			owners := in.choices()[x.listener].owners
 			for j := range owners {
-				if fs := in.selector(l.Key.Protocol.number(), j, len(owners)); len(fs) > 0 && has(st.Entry.Match, fs) {
-					return j, len(owners), "bits of the source", true
+				if st.Entry.Table == controller.TableSlot && has(st.Entry.Match, in.slotMatch(l, j, len(owners))) {
+					return j, len(owners), "the source", true
+				}
+				for _, fs := range in.selector(l, j, len(owners)) {
+					if len(fs) > 0 && has(st.Entry.Match, fs) {
+						return j, len(owners), "bits of the source", true
+					}
 				}
 			}
 		}

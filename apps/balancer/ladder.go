@@ -51,16 +51,25 @@ type floor struct {
 	level level
 	slots int    // the largest group to try; 0: no limit
 	tried string // what was, and what the switch said
+	// unmetered: the switch has no room for the meter of a listener.
+	unmetered bool
 }
 
 // lower returns the floor below what was tried last, for the switch's error on it.
 // ok is false where there is nothing else to try.
 func (f floor) lower(used placement, err error) (_ floor, ok bool) {
 	var e *ofproto.Error
-	if !errors.As(err, &e) || used.level == levelNoGroups {
+	if !errors.As(err, &e) {
 		return f, false
 	}
 	next := f
+	if e.Type == ofproto.ErrorMeterModFailed {
+		next.unmetered = true
+		return next, !f.unmetered
+	}
+	if used.level == levelNoGroups {
+		return f, false
+	}
 	what := levelNames[used.level]
 	switch {
 	case e.Type == ofproto.ErrorGroupModFailed && e.Code == ofproto.CodeOutOfBuckets && used.slots > 2:
@@ -109,7 +118,10 @@ type choice struct {
 	method Method
 	level  level
 	owners []uint16 // of the slots in this switch
-	reason string   // why it is not the best, or is refused
+	// lookup: of a selector, slots are looked up by themselves (controller.TableSlot).
+	lookup  bool
+	limited bool   // new connections pass a meter
+	reason  string // why it is not the best, or is refused
 }
 
 // placement is how a VIP is compiled for one switch: what the worst of its listeners
@@ -193,6 +205,10 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 	if l.Key.Protocol == SCTP {
 		ports = controller.LayerSCTP
 	}
+	mode := in.mode()
+	if mode == ModeDSR {
+		need = controller.LayerL2
+	}
 	for _, m := range l.Members {
 		if m.Key.Port() != l.Key.Port {
 			need |= ports
@@ -211,6 +227,11 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 		return refuse("the switch does not know SCTP")
 	case !caps.PortMasks && !in.ports(l).all() && !in.ports(l).single():
 		return refuse("ranges of ports need masks on ports, which the switch does not have: only single ports, and all of them, work there")
+	}
+	if mode == ModeConntrack {
+		if reason := in.untracked(l, owners); reason != "" {
+			return refuse("%s", reason)
+		}
 	}
 	if m, ok := in.untagged(l, owners); ok {
 		return refuse("member %s is untagged on the wire: stage managed leaves frames in the VLAN they came in", m)
@@ -243,7 +264,8 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 			why = append(why, "slots of a dead port are not skipped before the controller says so")
 		}
 	}
-	if l.Key.Protocol == UDP {
+	switch persistent := in.persistent(l); {
+	case persistent || l.Key.Protocol == UDP:
 		ch.method = MethodSelector
 		if at == levelInline {
 			ch.level = levelNoGroups
@@ -252,11 +274,23 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 		if in.floor.tried != "" {
 			why = []string{"refused " + in.floor.tried}
 		}
-	} else if at == levelNoGroups {
+		ch.lookup = caps.Hashing && !caps.OneTable() &&
+			(persistent || mode == ModeConntrack || in.matches(l) > 1)
+	case at == levelNoGroups:
 		ch.method = MethodSelector
 	}
 	if ch.method == MethodSelector {
 		switch {
+		case in.persistent(l) && ch.lookup:
+		case in.persistent(l):
+			switch {
+			case servingMembers(owners) <= 1:
+				ch.owners = owners[:min(1, len(owners))]
+			case in.addressMasks():
+				why = append(why, fmt.Sprintf("clients are told apart by %d bits of their address", clientBits))
+			default:
+				return refuse("no way to tell clients apart by their address")
+			}
 		case in.addressMasks() || caps.PortMasks:
 			if !caps.PortMasks {
 				why = append(why, "no masks on ports: all connections of a client go to one member")
@@ -280,8 +314,25 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 			why = append(why, loss(owners, ch.owners))
 		}
 	}
+	if reason := in.tooMany(l, ch); reason != "" {
+		return refuse("%s", reason)
+	}
+	if in.document(l).ConnectionRate > 0 {
+		reason := in.unlimited()
+		if ch.limited = reason == ""; !ch.limited {
+			why = append(why, "connection_rate: not limited: "+reason)
+		}
+	}
 	ch.reason = strings.Join(why, ", ")
 	return ch
+}
+
+// mode is that of the VIP.
+func (in vipInput) mode() Mode {
+	if in.rec == nil {
+		return ModeNAT
+	}
+	return in.rec.VIP.Mode
 }
 
 // untagged returns an owner of slots that stage managed cannot serve a VIP of a VLAN

@@ -339,6 +339,9 @@ func TestS01ReorderingBetweenBarriers(t *testing.T) {
 				}
 			}
 			s := open(t, t.TempDir(), lab.Build(1, o), lab.Options{})
+			mu.Lock()
+			refusals = 0 // of probes
+			mu.Unlock()
 			lab.AddHost(s.Network, 2, place{DPID: 1, Port: 102})
 			s.learn()
 			s.many(0, 200, func(i int) uint16 { return uint16(8000 + i) })

@@ -13,7 +13,7 @@ import (
 // listener.
 func (in vipInput) forwardMatches(l ListenerRecord) [][]ofproto.Field {
 	base := append(network(in.rec.VIP.Address, in.rec.VIP.VLAN), ipDst(in.rec.VIP.Address))
-	return in.portMatches(base, l, l.Key.Port, ofproto.L4DstMasked)
+	return in.allowed(in.portMatches(base, l, l.Key.Port, ofproto.L4DstMasked))
 }
 
 // replyMatches returns the matches that together take the replies of a member. They

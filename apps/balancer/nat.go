@@ -6,19 +6,31 @@ import (
 	"github.com/fairlead/fairlead/ofproto"
 )
 
-// actions rewrites a packet for a member and sends it there. No action: dropped.
-// normal says that NORMAL may be among them.
+// actions rewrites a packet for a member, as the mode says, and sends it there. No
+// action: dropped. normal says that NORMAL may be among them.
 func (in vipInput) actions(l ListenerRecord, m MemberRecord, normal bool) []ofproto.Action {
 	t, ok := in.targets[m.Key.Addr()]
 	if !ok {
 		return nil
 	}
-	as := []ofproto.Action{
-		ofproto.SetField{Field: ofproto.EthDst(t.mac)},
-		ofproto.SetField{Field: ipDst(m.Key.Addr())},
+	deliver := in.deliver(t, normal)
+	if in.rec.VIP.Mode != ModeNAT || len(deliver) == 0 {
+		return deliver
 	}
+	as := []ofproto.Action{deliver[0], ofproto.SetField{Field: ipDst(m.Key.Addr())}}
 	if m.Key.Port() != l.Key.Port {
 		as = append(as, ofproto.SetField{Field: ofproto.L4Dst(l.Key.Protocol.number(), m.Key.Port())})
+	}
+	return append(as, deliver[1:]...)
+}
+
+// deliver sends a packet to a member's MAC, which it sets first. No action: there is no
+// way to it.
+func (in vipInput) deliver(t target, normal bool) []ofproto.Action {
+	as := []ofproto.Action{ofproto.SetField{Field: ofproto.EthDst(t.mac)}}
+	if in.rec.VIP.SourceNAT && in.stage == controller.StageManaged && !t.attached {
+		// The VIP's MAC tells the switch of the member that a source is to be changed.
+		as[0] = ofproto.SetField{Field: ofproto.EthDst(in.rec.VIP.MAC)}
 	}
 	switch {
 	case in.stage == controller.StageSteer && normal && !(t.attached && in.caps.Nicira):

@@ -307,6 +307,8 @@ type MemberRecord struct {
 	Key   MemberKey       `json:"key"`
 	Group ofproto.GroupID `json:"group"` // of the member's fast failover group
 	Index uint16          `json:"index"` // the id that stands for it in Slots, stable while it is a member
+	// Drained is since when the member is to have no new connections; zero while it is.
+	Drained time.Time `json:"drained,omitzero"`
 }
 
 // Key returns the listener's name within its VIP.

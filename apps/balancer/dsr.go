@@ -1,0 +1,73 @@
+package balancer
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
+)
+
+// Mode dsr: a packet goes to the member's MAC and keeps the VIP's address, which the
+// member has on its loopback. Its replies are those of the VIP already, and are
+// ordinary traffic.
+
+// handedOver lets pass what another switch has sent on its way to a member: it has the
+// VIP's address still, and must not be spread once more.
+func (in vipInput) handedOver(p *flowtable.Part) {
+	var macs []ofproto.MAC
+	for _, l := range in.rec.Listeners {
+		for _, m := range l.Members {
+			if t, ok := in.targets[m.Key.Addr()]; ok && !slices.Contains(macs, t.mac) {
+				macs = append(macs, t.mac)
+			}
+		}
+	}
+	slices.SortFunc(macs, func(a, b ofproto.MAC) int { return slices.Compare(a[:], b[:]) })
+	for _, mac := range macs {
+		match := append(network(in.rec.VIP.Address, in.rec.VIP.VLAN), ofproto.EthDst(mac), ipDst(in.rec.VIP.Address))
+		for _, match := range in.allowed([][]ofproto.Field{match}) {
+			p.Flows = append(p.Flows, flowtable.Flow{
+				Table: controller.TableVIP, Priority: controller.PrioVIPChosen,
+				Match:        ofproto.NewMatch(match...),
+				Instructions: []ofproto.Instruction{ofproto.GotoTable{Table: controller.TableDestination}},
+			})
+		}
+	}
+}
+
+// compileClaims keeps the address of VIPs from being claimed by another MAC than theirs:
+// members in mode dsr have it, and one that is not set up with care says so in ARP. What
+// such a member wants to know it is told still: its requests go on without the address.
+// The controller gets no copy. Replies that other switches have made pass.
+func compileClaims(addr netip.Addr, vlan uint16, mac ofproto.MAC, stage controller.Stage, caps controller.Capabilities) []flowtable.Flow {
+	next := controller.TableVIP
+	if stage == controller.StageManaged && !caps.OneTable() {
+		next = controller.TableSource
+	}
+	on := []ofproto.Instruction{ofproto.GotoTable{Table: next}}
+	flow := func(priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
+		return flowtable.Flow{Table: controller.TableIngress, Priority: priority, Match: ofproto.NewMatch(match...), Instructions: ins}
+	}
+	if addr.Is6() {
+		claim := append(network(addr, vlan), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(packet.ICMPv6NeighborAdvertisement), ofproto.IPv6NDTarget(addr))
+		return []flowtable.Flow{
+			flow(controller.PrioVIPOwn, on, append(claim[:len(claim):len(claim)], ofproto.EthSrc(mac))...),
+			flow(controller.PrioVIPClaim, nil, claim...),
+		}
+	}
+	claim := []ofproto.Field{ofproto.EthType(packet.EtherTypeARP), inVLAN(vlan), ofproto.ARPSPA(netip.PrefixFrom(addr, 32))}
+	flows := []flowtable.Flow{
+		flow(controller.PrioVIPOwn, on, append(claim[:len(claim):len(claim)], ofproto.ARPSHA(mac))...),
+		flow(controller.PrioVIPClaim, nil, claim...),
+	}
+	if caps.Nicira { // the specification's own switches need not write fields of ARP
+		without := ofproto.ApplyActions{Actions: []ofproto.Action{
+			ofproto.SetField{Field: ofproto.ARPSPA(netip.PrefixFrom(netip.IPv4Unspecified(), 32))},
+		}}
+		flows = append(flows, flow(controller.PrioVIPAsks, append([]ofproto.Instruction{without}, on...), append(claim[:len(claim):len(claim)], ofproto.ARPOp(packet.ARPRequest))...))
+	}
+	return flows
+}
