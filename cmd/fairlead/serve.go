@@ -33,6 +33,10 @@ const edgeDelay = time.Second
 // to lose a tenth of the packets of others.
 const newHostsAt = 100
 
+// moveEvery is how often a host may move between two ports that are both up. Moves of
+// machines are rarer, and usually take their old port down.
+const moveEvery = 5 * time.Second
+
 // serve runs the controller until ctx ends, or until a backup was restored
 // (errRestored). The switches are left as they are.
 func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
@@ -54,7 +58,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	// All that is stored is read before a switch may connect: nothing is written to
 	// switches from less than the whole desired state.
 	state := state{db}
-	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt})
+	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery})
 	saved, err := state.topology()
 	if err != nil {
 		return err
