@@ -73,7 +73,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 				}
 			}
 			require.ElementsMatch(t, regexp.MustCompile(`\{[a-z]+\}`).FindAllString(path, -1), inPath, path)
-			posts := []string{ovsPath, restorePath} // with a body
+			posts := []string{ovsPath, restorePath, "/v1/explain"} // with a body
 			require.Equal(t, method == "put" || method == "post" && slices.Contains(posts, path), op.RequestBody != nil, path)
 			if path != "/healthz" {
 				require.Contains(t, op.Responses, "401", path)
@@ -146,6 +146,8 @@ func TestOpenAPISchemas(t *testing.T) {
 		"Monitor": balancer.Monitor{}, "VIPStatus": balancer.VIPStatus{}, "SwitchStatus": balancer.SwitchStatus{}, "MemberStatus": balancer.MemberStatus{},
 		"Stats": balancer.Stats{}, "ListenerStats": balancer.ListenerStats{}, "MemberStats": balancer.MemberStats{},
 		"Switch": SwitchView{}, "Connection": ConnectionView{}, "Description": DescriptionView{}, "Capabilities": CapabilitiesView{}, "Balancing": BalancingView{}, "Port": PortView{},
+		"Explanation": balancer.Explanation{}, "ExplainedReply": balancer.ReplyView{}, "Candidate": balancer.CandidateView{}, "Hop": balancer.HopView{}, "Step": balancer.StepView{},
+		"PacketHeaders": balancer.PacketView{}, "PacketOutput": balancer.OutputView{}, "Difference": balancer.DifferenceView{},
 		"Certificate": CertificateView{}, "Counts": CountsView{}, "Fault": FaultView{}, "Flow": FlowView{}, "Group": GroupView{}, "Bucket": BucketView{},
 		"Place": topology.Place{}, "Link": topology.Link{}, "Host": topology.Host{}, "Topology": topology.View{}, "TopologySwitch": topology.ViewSwitch{},
 		"TopologyPort": topology.PortState{}, "TopologyLink": topology.ViewLink{}, "TopologyVIP": topology.VIPNote{},

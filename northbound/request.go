@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -109,8 +110,9 @@ func readBody(c echo.Context) ([]byte, error) {
 }
 
 // decodeFields decodes a small flat document strictly: every field it may have is a
-// key of fields, every one of them is required, names are matched exactly.
-func decodeFields(body []byte, fields map[string]any) error {
+// key of fields, every one of them but the optional ones is required, names are matched
+// exactly.
+func decodeFields(body []byte, fields map[string]any, optional ...string) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	var doc map[string]json.RawMessage
 	if err := dec.Decode(&doc); err != nil {
@@ -133,7 +135,7 @@ func decodeFields(body []byte, fields map[string]any) error {
 		}
 	}
 	for name := range fields {
-		if _, ok := doc[name]; !ok {
+		if _, ok := doc[name]; !ok && !slices.Contains(optional, name) {
 			wrong = append(wrong, FieldError{Field: name, Reason: "is required"})
 		}
 	}

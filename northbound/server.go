@@ -30,7 +30,9 @@ type Options struct {
 	Network Network
 	Events  Events
 	OVS     OVS
-	Backups Backups
+	// Explainer tells what becomes of a packet; required as VIPs are.
+	Explainer Explainer
+	Backups   Backups
 	// Probes tells what health monitors do, for metrics; nil: nothing is told.
 	Probes func(context.Context) (ProbesView, error)
 	// Ready returns why the server is not ready, nothing when it is. nil is always

@@ -51,7 +51,7 @@ func TestOperation(t *testing.T) {
 
 func TestUnknownRoutesAndMethods(t *testing.T) {
 	r := newRig(t)
-	for _, path := range []string{"/", "/v1", "/v1/", "/v2/vips", "/v1/vipss", "/v1/explain", "/v1/switches/0000000000000001/other", "/favicon.ico"} {
+	for _, path := range []string{"/", "/v1", "/v1/", "/v2/vips", "/v1/vipss", "/v1/explained", "/v1/switches/0000000000000001/other", "/favicon.ico"} {
 		r.refused(404, nil, "GET "+path, "")
 	}
 	for _, request := range []string{"POST /v1/vips", "PUT /v1/vips", "DELETE /v1/vips", "PATCH /v1/vips/web", "POST /v1/vips/web",

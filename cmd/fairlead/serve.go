@@ -118,8 +118,9 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	if err != nil {
 		return err
 	}
+	service := balancer.NewService(intents, vips, core)
 	api := northbound.New(northbound.Options{
-		VIPs:    balancer.NewService(intents, vips, core),
+		VIPs:    service,
 		Network: network{core: core, interfaces: hosts.Interfaces},
 		OVS:     hosts,
 		Events:  events{core},
@@ -129,6 +130,8 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		Tokens:  tokens,
 		Log:     log,
 		Version: programVersion(),
+
+		Explainer: service,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
