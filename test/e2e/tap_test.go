@@ -45,6 +45,7 @@ type tap struct {
 	down, up map[byte]int
 	recent   [][]byte // messages that change a switch, the last thousand, without their bundles
 	conns    map[net.Conn]bool
+	seen     func(kind byte, message []byte) // is shown each message; nil: nobody looks
 }
 
 func newTap(t testing.TB, ns *namespace) *tap {
@@ -144,11 +145,21 @@ func (p *tap) copy(dst io.Writer, src io.Reader, counts map[byte]int) {
 		if slices.Contains(modTypes, kind) {
 			p.recent = append(p.recent[max(0, len(p.recent)-999):], slices.Clone(message))
 		}
+		if p.seen != nil {
+			p.seen(kind, message)
+		}
 		p.mu.Unlock()
 		if _, err := out.Write(b[:n]); err != nil {
 			return
 		}
 	}
+}
+
+// look has every message shown to f from now on, nil: to nobody. f must not block.
+func (p *tap) look(f func(kind byte, message []byte)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = f
 }
 
 // mods returns the messages that changed a switch so far, by type.

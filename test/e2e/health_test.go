@@ -1,0 +1,421 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// document is a document of the REST API that a test writes by hand.
+type document = map[string]any
+
+// monitored is a VIP with one listener at port 80 whose members are probed.
+func monitored(protocol string, monitor document, list []memberDoc) document {
+	return document{"address": vip.String(), "listeners": []document{{
+		"protocol": protocol, "port": 80, "pool": document{"members": list, "monitor": monitor},
+	}}}
+}
+
+// everyHalf is a monitor that finds a failure within 1.3 seconds.
+func everyHalf(typ string) document {
+	return document{"type": typ, "interval": "500ms", "timeout": "300ms", "rise": 2, "fall": 2}
+}
+
+// foundWithin is fall × interval + timeout of everyHalf.
+const foundWithin = 1300 * time.Millisecond
+
+// health returns the health of the members of a VIP's first listener, in their order,
+// and why.
+func (c *controller) health(name string) (state, reason []string) {
+	c.t.Helper()
+	var s vipState
+	if c.rest("GET", "/v1/vips/"+name, nil, &s) != http.StatusOK || len(s.Listeners) == 0 {
+		return nil, nil
+	}
+	for _, m := range s.Listeners[0].Pool.Members {
+		state, reason = append(state, m.Status.Health), append(reason, m.Status.Reason)
+	}
+	return state, reason
+}
+
+// allUp waits until all members of a VIP are up and the switches follow.
+func (c *controller) allUp(name string) {
+	c.t.Helper()
+	c.wait("all members of "+name+" are up", func() bool {
+		state, _ := c.health(name)
+		return len(state) > 0 && !slices.ContainsFunc(state, func(s string) bool { return s != "up" })
+	})
+	c.serves(name)
+}
+
+// manner is how a fickle server behaves.
+type manner int32
+
+const (
+	good   manner = iota
+	broken        // answers 500
+	hangs         // answers nothing
+	resets        // resets each connection
+	slow          // answers too late
+	gone          // refuses connections
+)
+
+// fickle is an HTTP server that behaves in one of many ways.
+type fickle struct {
+	*host
+	port   uint16
+	manner atomic.Int32
+
+	mu     sync.Mutex
+	listen net.Listener
+}
+
+// serveFickle runs a fickle server until the test ends. It answers with the host's name.
+func (h *host) serveFickle(port uint16) *fickle {
+	h.t.Helper()
+	f := &fickle{host: h, port: port}
+	f.open()
+	h.t.Cleanup(f.shut)
+	return f
+}
+
+func (f *fickle) open() {
+	f.t.Helper()
+	l, err := f.namespace.listen(fmt.Sprintf(":%d", f.port))
+	if err != nil {
+		f.t.Fatalf("%s: serve: %v", f.name, err)
+	}
+	f.mu.Lock()
+	f.listen = l
+	f.mu.Unlock()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go f.serve(c.(*net.TCPConn))
+		}
+	}()
+}
+
+func (f *fickle) shut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_ = f.listen.Close()
+}
+
+func (f *fickle) serve(c *net.TCPConn) {
+	defer c.Close()
+	b := make([]byte, 4096)
+	for {
+		switch manner(f.manner.Load()) {
+		case resets:
+			_ = c.SetLinger(0)
+			return
+		}
+		if _, err := c.Read(b); err != nil {
+			return
+		}
+		code := http.StatusOK
+		switch manner(f.manner.Load()) {
+		case broken:
+			code = http.StatusInternalServerError
+		case hangs:
+			continue
+		case resets:
+			_ = c.SetLinger(0)
+			return
+		case slow:
+			time.Sleep(600 * time.Millisecond) // twice the monitor's timeout
+		}
+		if _, err := fmt.Fprintf(c, "HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s", code, len(f.name), f.name); err != nil {
+			return
+		}
+	}
+}
+
+// become changes how the server behaves.
+func (f *fickle) become(m manner) {
+	f.t.Helper()
+	was := manner(f.manner.Swap(int32(m)))
+	switch {
+	case m == gone && was != gone:
+		f.shut()
+	case m != gone && was == gone:
+		f.open()
+	}
+}
+
+// shot is one request of a watch.
+type shot struct {
+	src        netip.AddrPort
+	began, end time.Time
+	member     string
+	err        error
+}
+
+// barrage makes requests from the same sources again and again until stop is called,
+// each on a connection of its own, and returns them all.
+func (h *host) barrage(dst netip.AddrPort, sources []netip.AddrPort) (stop func() []shot) {
+	var mu sync.Mutex
+	var all []shot
+	var wg sync.WaitGroup
+	over := make(chan struct{})
+	const workers = 8
+	for w := range workers {
+		wg.Go(func() {
+			pace := time.NewTicker(20 * time.Millisecond)
+			defer pace.Stop()
+			for i := w; ; i += workers {
+				select {
+				case <-over:
+					return
+				case <-pace.C:
+				}
+				s := shot{src: sources[i%len(sources)], began: time.Now()}
+				s.member, s.err = h.quickly(s.src, dst, 500*time.Millisecond)
+				s.end = time.Now()
+				mu.Lock()
+				all = append(all, s)
+				mu.Unlock()
+			}
+		})
+	}
+	return func() []shot { close(over); wg.Wait(); return all }
+}
+
+// quickly makes one request that may take so long.
+func (h *host) quickly(src, dst netip.AddrPort, most time.Duration) (string, error) {
+	c, err := h.dial(src, dst, most)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	_ = c.SetLinger(0)
+	if err := c.SetDeadline(time.Now().Add(most)); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: vip\r\n\r\n"); err != nil {
+		return "", err
+	}
+	b := make([]byte, 256)
+	n, err := c.Read(b)
+	if err != nil {
+		return "", err
+	}
+	var code int
+	var name string
+	if _, err := fmt.Sscanf(string(b[:n]), "HTTP/1.1 %d x\r\nContent-Length: 2\r\n\r\n%s", &code, &name); err != nil || code != 200 {
+		return name, fmt.Errorf("status %d: %q", code, b[:n])
+	}
+	return name, nil
+}
+
+// twoSwitches is a client on s1, and members on s1 and on s2.
+func twoSwitches(t *testing.T, stage string) (l *lab, c *controller, client *host, servers []*fickle) {
+	l = newLab(t)
+	l.addSwitch("s1", secure)
+	l.addSwitch("s2", secure)
+	l.addLink("s1", "s2")
+	client = l.addHost("s1")
+	client.addAddresses(150, 30)
+	for _, sw := range []string{"s1", "s2", "s2", "s2"} {
+		servers = append(servers, l.addHost(sw).serveFickle(8080))
+	}
+	c = l.control(stage)
+	c.linked()
+	return l, c, client, servers
+}
+
+func hostsOf(servers []*fickle) (list []*host) {
+	for _, f := range servers {
+		list = append(list, f.host)
+	}
+	return list
+}
+
+// A member that fails in any way is found in time, by probes that cross two switches;
+// from then on no client meets it, and the clients of the others never notice. It comes
+// back when it is good again. Each verdict changes each switch once, at once.
+func TestHealthFindsFailures(t *testing.T) {
+	for _, stage := range []string{"managed", "steer"} {
+		t.Run(stage, func(t *testing.T) {
+			l, c, client, servers := twoSwitches(t, stage)
+			c.must("PUT", "/v1/vips/web", monitored("tcp", everyHalf("http"), members(8080, hostsOf(servers)...)))
+			c.allUp("web")
+			sources := client.sources(200, 1)
+			for _, m := range []struct {
+				name   string
+				manner manner
+				reason string
+			}{
+				{"answers 500", broken, "HTTP status 500"},
+				{"hangs", hangs, "no answer within 300ms"},
+				{"refuses", gone, "connection refused"},
+				{"resets", resets, "connection"},
+				{"is slow", slow, "no answer within 300ms"},
+			} {
+				sick := servers[3]
+				home := client.requests(service(80), sources)
+				require.Len(t, home.counts(), 4)
+				reaction := l.reactions()
+				stop := client.barrage(service(80), sources)
+				time.Sleep(300 * time.Millisecond) // some good ones first
+				began := time.Now()
+				sick.become(m.manner)
+				var found time.Duration
+				eventually(t, 5*time.Second, "the member that "+m.name+" is found", func() bool {
+					state, why := c.health("web")
+					found = time.Since(began)
+					return state[3] == "down" && strings.Contains(why[3], m.reason)
+				})
+				time.Sleep(time.Second)
+				shots := stop()
+				failed, late, others := 0, 0, 0
+				for _, s := range shots {
+					if s.err == nil {
+						continue
+					}
+					failed++
+					if home[s.src] != sick.name {
+						others++
+						t.Logf("%s: request of %s, whose member is %s, failed after %s: %v", m.name, s.src, home[s.src], s.began.Sub(began), s.err)
+					} else if s.began.Sub(began) > foundWithin+50*time.Millisecond {
+						late++
+						t.Logf("%s: request begun after %s failed: %v", m.name, s.began.Sub(began), s.err)
+					}
+				}
+				mods, worst := reaction()
+				t.Logf("%s: down after %s; %d requests, %d failed, %d of them late, %d on other members; %d group-mods, the last %s after the packet that decided",
+					m.name, found.Round(time.Millisecond), len(shots), failed, late, others, mods, worst.Round(10*time.Microsecond))
+				require.Zero(t, late)
+				require.Zero(t, others)
+				require.LessOrEqual(t, found, foundWithin+200*time.Millisecond, "with the time to ask")
+				require.Equal(t, len(l.switches()), mods, "one group-mod a switch")
+				if m.manner != hangs && m.manner != slow { // decided by a timer, not by a packet
+					require.LessOrEqual(t, worst, 50*time.Millisecond)
+				}
+				// A controller that starts anew has nothing to hold against it.
+				sick.become(good)
+				c.stop()
+				c.start()
+				c.allUp("web")
+			}
+		})
+	}
+}
+
+// commandDelete is the command of a group-mod that deletes a group (OpenFlow 1.3.5, §7.3.4.2).
+const commandDelete = 2
+
+// reactions watches the channel until the function returned is called, which tells how
+// many group-mods passed, and how long after the last reply to a monitor the last of
+// those did that came in the same burst.
+func (l *lab) reactions() func() (groupMods int, worst time.Duration) {
+	var mu sync.Mutex
+	var reply time.Time
+	var n int
+	var worst time.Duration
+	l.tap.look(func(kind byte, message []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case kind == typePacketIn && len(message) > 24 && binary.BigEndian.Uint64(message[16:])>>40 == 0xfa1d14:
+			if n == 0 {
+				reply = time.Now()
+			}
+		case kind == typeGroupMod && binary.BigEndian.Uint16(message[8:]) == commandDelete:
+			// The group of a member that has no slots any more; nothing waits for it.
+		case kind == typeGroupMod:
+			n++
+			worst = max(worst, time.Since(reply))
+		}
+	})
+	return func() (int, time.Duration) {
+		l.tap.look(nil)
+		mu.Lock()
+		defer mu.Unlock()
+		return n, worst
+	}
+}
+
+// probed returns how many probes have ended so far, by outcome.
+func (c *controller) probed() map[string]int {
+	c.t.Helper()
+	n := map[string]int{}
+	for line := range strings.Lines(string(c.must("GET", "/metrics", nil))) {
+		var count int
+		if rest, ok := strings.CutPrefix(line, `fairlead_health_probes_total{outcome="`); ok {
+			outcome, rest, _ := strings.Cut(rest, `"`)
+			_, value, _ := strings.Cut(rest, "} ")
+			if _, err := fmt.Sscan(value, &count); err == nil {
+				n[outcome] += count
+			}
+		}
+	}
+	return n
+}
+
+// TestHealthRate makes 1,000 checks a second through one switch, of TCP and of HTTP.
+func TestHealthRate(t *testing.T) {
+	const hosts, ports, vips = 10, 100, 5
+	for _, typ := range []string{"tcp", "http"} {
+		t.Run(typ, func(t *testing.T) {
+			l := singleLab(t, secure, hosts)
+			var list []uint16
+			for p := range ports {
+				list = append(list, uint16(8000+p))
+			}
+			for _, h := range l.hosts {
+				h.serveHTTP(list...)
+			}
+			c := l.control("managed")
+			for v := range vips {
+				var pool []memberDoc
+				for _, h := range l.hosts {
+					for _, p := range list[v*ports/vips : (v+1)*ports/vips] {
+						pool = append(pool, h.member(p))
+					}
+				}
+				doc := monitored("tcp", document{"type": typ, "interval": "1s", "timeout": "800ms"}, pool)
+				doc["address"] = fmt.Sprintf("10.0.0.%d", 200+v)
+				c.must("PUT", fmt.Sprintf("/v1/vips/v%d", v), doc)
+			}
+			for v := range vips {
+				c.allUp(fmt.Sprintf("v%d", v))
+			}
+			time.Sleep(2 * time.Second) // the rate to be measured sets in
+			began, before := time.Now(), c.probed()
+			busy := cpu(t, c.cmd.Process.Pid)
+			busySwitch := cpu(t, l.ovs.PID())
+			dropped := c.lab.tap.packetIns()
+			time.Sleep(10 * time.Second) // what is measured
+			after, took := c.probed(), time.Since(began).Seconds()
+			busy, busySwitch = cpu(t, c.cmd.Process.Pid)-busy, cpu(t, l.ovs.PID())-busySwitch
+			rate := map[string]float64{}
+			for outcome := range after {
+				rate[outcome] = math.Round(float64(after[outcome]-before[outcome]) / took)
+			}
+			t.Logf("%s: probes a second by outcome %v; packets to the controller %.0f a second; CPU of the controller %.0f %% of a core, of the switch %.0f %%; resident %d MB",
+				typ, rate, float64(c.lab.tap.packetIns()-dropped)/took, 100*busy.Seconds()/took, 100*busySwitch.Seconds()/took, rss(t, c.cmd.Process.Pid)>>20)
+			require.GreaterOrEqual(t, rate["success"], 1000.0)
+			require.Zero(t, after["timeout"]-before["timeout"])
+			require.Zero(t, after["failure"]-before["failure"])
+		})
+	}
+}
