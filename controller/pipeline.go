@@ -121,7 +121,7 @@ var Pipeline = &flowtable.Pipeline{
 			ID: TableIngress, Name: "ingress",
 			Purpose: "Takes out what concerns the controller: discovery frames, ARP. Answers ARP for VIPs in the switch.",
 			Match: []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldEthType, ofproto.FieldEthDst,
-				ofproto.FieldARPOp, ofproto.FieldARPTPA, ofproto.FieldIPProto, ofproto.FieldICMPv6Type,
+				ofproto.FieldARPOp, ofproto.FieldARPTPA, ofproto.FieldARPSPA, ofproto.FieldARPSHA, ofproto.FieldEthSrc, ofproto.FieldIPProto, ofproto.FieldICMPv6Type,
 				ofproto.FieldVLANVID, ofproto.FieldIPv4Src, ofproto.FieldIPv4Dst, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst,
 				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst,
 				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Code, ofproto.FieldIPv6NDTarget,

@@ -30,6 +30,8 @@ type App struct {
 	vips      map[string]*vip
 	byAddress map[netip.Addr]map[string]bool // VIPs by their address
 	byMember  map[netip.Addr]map[string]bool // VIPs by the addresses of their members
+	tracked   map[netip.Addr]map[string]bool // and those in mode conntrack
+	cuts      map[string]time.Time           // when the next connections of a VIP's members are cut
 	members   map[netip.Addr]*location       // of every address in byMember
 	addressOf map[topology.HostKey]map[netip.Addr]bool
 	at        map[topology.Place]map[netip.Addr]bool // members by where they were seen last
@@ -83,6 +85,8 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		vips:       map[string]*vip{},
 		byAddress:  map[netip.Addr]map[string]bool{},
 		byMember:   map[netip.Addr]map[string]bool{},
+		tracked:    map[netip.Addr]map[string]bool{},
+		cuts:       map[string]time.Time{},
 		members:    map[netip.Addr]*location{},
 		addressOf:  map[topology.HostKey]map[netip.Addr]bool{},
 		at:         map[topology.Place]map[netip.Addr]bool{},
@@ -108,7 +112,7 @@ func (a *App) Parts(c *controller.Context, sw *controller.Switch) []string {
 	for addr := range a.byAddress {
 		parts = append(parts, partAddress+addr.String())
 	}
-	return parts
+	return append(parts, a.trackedParts()...)
 }
 
 // Handle implements controller.App.
@@ -116,6 +120,9 @@ func (a *App) Handle(c *controller.Context, event any) {
 	switch e := event.(type) {
 	case controller.Started:
 		a.watchAll(c)
+		for _, v := range a.vips {
+			a.planCut(c, v)
+		}
 	case Change:
 		a.change(c, e)
 	case Verdict:
@@ -148,6 +155,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.answer(c, e)
 	case controller.Woken:
 		a.resolve(c)
+		a.cut(c)
 	case topology.PortChanged:
 		// A host that is pinned stays in the graph while its port is down.
 		a.relocate(c, maps.Keys(maps.Clone(a.at[e.Place])))
@@ -192,6 +200,8 @@ func (a *App) change(c *controller.Context, e Change) {
 	a.locate(c, v)
 	a.reown(c, v)
 	a.dirty(c, v)
+	a.dirtyTracked(c, recordOf(old))
+	a.planCut(c, v)
 	for _, rec := range []*Record{recordOf(old), v.rec} {
 		if rec != nil {
 			a.dirtyAddress(c, rec.VIP.Address)
@@ -220,7 +230,7 @@ func carryOwners(old, v *vip) {
 			continue
 		}
 		for j, was := range old.rec.Listeners {
-			if was.Key == l.Key {
+			if was.Key == l.Key && !renumbered(was, l) {
 				v.owners[i] = old.owners[j]
 			}
 		}
@@ -238,6 +248,7 @@ func (a *App) index(v *vip) {
 		}
 	}
 	add(a.byAddress, v.rec.VIP.Address, v.name)
+	a.indexTracked(v, add)
 	for _, l := range v.rec.Listeners {
 		for _, m := range l.Members {
 			add(a.byMember, m.Key.Addr(), v.name)
@@ -254,6 +265,7 @@ func (a *App) unindex(v *vip) {
 		return
 	}
 	remove(a.byAddress, v.rec.VIP.Address, v.name)
+	a.indexTracked(v, remove)
 	for _, l := range v.rec.Listeners {
 		for _, m := range l.Members {
 			remove(a.byMember, m.Key.Addr(), v.name)
@@ -297,6 +309,7 @@ func (a *App) dirty(c *controller.Context, v *vip) {
 			c.Dirty(sw.DPID, partVIP+v.name)
 		}
 	}
+	a.dirtyTracked(c, v.rec)
 }
 
 func (a *App) dirtyAddress(c *controller.Context, addr netip.Addr) {
@@ -339,6 +352,14 @@ func (a *App) reown(c *controller.Context, v *vip) bool {
 func (a *App) applied(c *controller.Context, e controller.Applied) {
 	if name, ok := strings.CutPrefix(e.Part, partAddress); ok {
 		a.appliedAddress(c, netip.MustParseAddr(name), e)
+		return
+	}
+	if name, ok := strings.CutPrefix(e.Part, partMember); ok {
+		a.appliedAddress(c, netip.MustParseAddr(name), e)
+		return
+	}
+	if e.Part == partTracking {
+		a.appliedAddress(c, netip.Addr{}, e)
 		return
 	}
 	v := a.vips[strings.TrimPrefix(e.Part, partVIP)]
@@ -444,6 +465,9 @@ func (a *App) ack(v *vip, dpid ofproto.DPID) (k ack, ok bool) {
 	k = v.acks[dpid]
 	if v.rec != nil && k.err == nil {
 		k.err = a.refused[v.rec.VIP.Address][dpid]
+		if v.rec.VIP.Mode == ModeConntrack && len(a.refused) > 0 && k.err == nil {
+			k.err = a.refusedTracking(v.rec, dpid)
+		}
 	}
 	_, ok = v.acks[dpid]
 	return k, ok && k.version >= v.version
@@ -632,6 +656,12 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	if name, ok := strings.CutPrefix(part, partVIP); ok {
 		return a.compileVIP(c, sw, a.vips[name])
 	}
+	if part == partTracking {
+		return a.compileTracking(sw)
+	}
+	if name, ok := strings.CutPrefix(part, partMember); ok {
+		return a.compileTrackedMember(c, sw, netip.MustParseAddr(name))
+	}
 	addr, err := netip.ParseAddr(strings.TrimPrefix(part, partAddress))
 	if err != nil || !serves(sw) || len(a.byAddress[addr]) == 0 {
 		return controller.Source{}
@@ -642,7 +672,15 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		// Who is told where the VIP is expects an answer.
 		return a.vips[n].rec.VIP.Enabled && !a.input(c, sw, a.vips[n]).placement().none
 	})
-	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileAddress(addr, vlan, mac, answer, caps) }}
+	stage, tracked := sw.Stage, sw.Capabilities.ConnTrack && a.trackedAt(addr)
+	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part {
+		p := compileAddress(addr, vlan, mac, answer, caps)
+		p.Flows = append(p.Flows, compileClaims(addr, vlan, mac, stage, caps)...)
+		if tracked {
+			p.Flows = append(p.Flows, trackErrors(addr, vlan)...)
+		}
+		return p
+	}}
 }
 
 func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) controller.Source {
@@ -667,6 +705,10 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 		rec: v.rec, owners: slices.Clone(v.owners),
 		stage: sw.Stage, caps: sw.Capabilities,
 		targets: map[netip.Addr]target{}, floor: v.floors[sw.DPID],
+		now: c.Now, alone: true,
+	}
+	for other := range c.Switches() {
+		in.alone = in.alone && (other == sw || !serves(other))
 	}
 	for i, l := range v.rec.Listeners {
 		in.standings = append(in.standings, a.standings(v, i))

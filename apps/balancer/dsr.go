@@ -41,10 +41,14 @@ func (in vipInput) handedOver(p *flowtable.Part) {
 // compileClaims keeps the address of VIPs from being claimed by another MAC than theirs:
 // members in mode dsr have it, and one that is not set up with care says so in ARP. What
 // such a member wants to know it is told still: its requests go on without the address.
-// The controller gets no copy. Replies that other switches have made pass.
+// The controller gets no copy. Replies that other switches have made pass. A switch with
+// one table would need an entry for each host, and has none of this.
 func compileClaims(addr netip.Addr, vlan uint16, mac ofproto.MAC, stage controller.Stage, caps controller.Capabilities) []flowtable.Flow {
+	if caps.OneTable() {
+		return nil
+	}
 	next := controller.TableVIP
-	if stage == controller.StageManaged && !caps.OneTable() {
+	if stage == controller.StageManaged {
 		next = controller.TableSource
 	}
 	on := []ofproto.Instruction{ofproto.GotoTable{Table: next}}

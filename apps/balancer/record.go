@@ -124,6 +124,10 @@ func (in *Intents) write(tx *store.Tx, old *Record, v VIP) (Record, error) {
 		}
 		rec.Listeners = append(rec.Listeners, lr)
 	}
+	rec.alike(*old)
+	if v.Mode == ModeConntrack {
+		rec.noteDrains(*old, now)
+	}
 	if err := in.release(tx, *old, rec); err != nil {
 		return Record{}, err
 	}
@@ -400,14 +404,23 @@ func checkOthers(tx *store.Tx, v VIP) error {
 				case err != nil:
 				case other.vlan != v.VLAN:
 					err = &ConflictError{field + ".address", fmt.Sprintf("vip %q, which has it as a member in VLAN %d", other.vip, other.vlan)}
-				case v.Mode == ModeNAT && other.protocol == l.Protocol && other.ports.overlaps(l.memberPorts(m)):
-					err = &ConflictError{field, fmt.Sprintf("vip %q: in nat mode %s serves one %s listener only", other.vip, m.Key(), l.Protocol)}
+				case v.Mode != ModeDSR && other.protocol == l.Protocol && other.ports.overlaps(l.memberPorts(m)):
+					var rec *Record
+					if rec, err = read(tx, other.vip); err == nil && rec != nil && !share(v.Mode, rec.VIP.Mode) {
+						err = &ConflictError{field, fmt.Sprintf("vip %q: in nat mode %s serves one %s listener only", other.vip, m.Key(), l.Protocol)}
+					}
 				}
 				return err == nil
 			})
 		}
 	}
 	return err
+}
+
+// share says whether VIPs of two modes may have a member's address and port in common:
+// in mode nat a reply tells its VIP by them alone, in mode dsr it needs no telling.
+func share(a, b Mode) bool {
+	return a == ModeDSR || b == ModeDSR || a == ModeConntrack && b == ModeConntrack
 }
 
 // memberUse is a member of another VIP.

@@ -1,0 +1,147 @@
+package balancer
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+)
+
+// Parts of mode conntrack: what all VIPs need, and one a member.
+const (
+	partTracking = "tracking"
+	partMember   = "member/"
+)
+
+// indexTracked notes the members of a VIP in mode conntrack, or forgets them.
+func (a *App) indexTracked(v *vip, note func(index map[netip.Addr]map[string]bool, addr netip.Addr, name string)) {
+	if v.rec == nil || v.rec.VIP.Mode != ModeConntrack {
+		return
+	}
+	for _, l := range v.rec.Listeners {
+		for _, m := range l.Members {
+			note(a.tracked, m.Key.Addr(), v.name)
+		}
+	}
+}
+
+// dirtyTracked has the parts compiled again that depend on a record in mode conntrack.
+func (a *App) dirtyTracked(c *controller.Context, rec *Record) {
+	if rec == nil || rec.VIP.Mode != ModeConntrack {
+		return
+	}
+	for sw := range c.Switches() {
+		if !serves(sw) {
+			continue
+		}
+		c.Dirty(sw.DPID, partTracking)
+		for _, l := range rec.Listeners {
+			for _, m := range l.Members {
+				c.Dirty(sw.DPID, partMember+m.Key.Addr().String())
+			}
+		}
+	}
+}
+
+// trackedParts are the names of the parts of mode conntrack.
+func (a *App) trackedParts() []string {
+	if len(a.tracked) == 0 {
+		return nil
+	}
+	parts := []string{partTracking}
+	for addr := range a.tracked {
+		parts = append(parts, partMember+addr.String())
+	}
+	return parts
+}
+
+func (a *App) compileTracking(sw *controller.Switch) controller.Source {
+	if len(a.tracked) == 0 || !serves(sw) || !sw.Capabilities.ConnTrack {
+		return controller.Source{}
+	}
+	stage := sw.Stage
+	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileTracking(stage) }}
+}
+
+func (a *App) compileTrackedMember(c *controller.Context, sw *controller.Switch, addr netip.Addr) controller.Source {
+	if len(a.tracked[addr]) == 0 || !serves(sw) || !sw.Capabilities.ConnTrack {
+		return controller.Source{}
+	}
+	var vips []vipInput
+	for _, name := range slices.Sorted(maps.Keys(a.tracked[addr])) {
+		if v := a.vips[name]; v.rec.VIP.Enabled {
+			vips = append(vips, a.input(c, sw, v))
+		}
+	}
+	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileTrackedMember(addr, vips) }}
+}
+
+// trackedAt says whether VIPs of an address are in mode conntrack.
+func (a *App) trackedAt(addr netip.Addr) bool {
+	for name := range a.byAddress[addr] {
+		if v := a.vips[name].rec.VIP; v.Enabled && v.Mode == ModeConntrack {
+			return true
+		}
+	}
+	return false
+}
+
+// planCut asks to be woken when the next connections of a VIP's members are cut.
+func (a *App) planCut(c *controller.Context, v *vip) {
+	delete(a.cuts, v.name)
+	if next := v.rec.nextCut(c.Now); !next.IsZero() {
+		a.cuts[v.name] = next
+		c.WakeAt(next)
+	}
+}
+
+// cut has the VIPs compiled again whose members have drained for as long as they may.
+func (a *App) cut(c *controller.Context) {
+	var due []string
+	var next time.Time
+	for name, at := range a.cuts {
+		switch {
+		case !at.After(c.Now):
+			due = append(due, name)
+		case next.IsZero() || at.Before(next):
+			next = at
+		}
+	}
+	if !next.IsZero() {
+		c.WakeAt(next)
+	}
+	for _, name := range due {
+		v := a.vips[name]
+		if v == nil {
+			delete(a.cuts, name)
+			continue
+		}
+		a.planCut(c, v)
+		a.dirty(c, v)
+		a.settled(c, v)
+	}
+}
+
+// Virtual says whether an address is a VIP's, which no host has for its own. It is to be
+// called on the core loop.
+func (a *App) Virtual(addr netip.Addr) bool { return len(a.byAddress[addr]) > 0 }
+
+// refusedTracking is why a switch did not take what a record in mode conntrack needs
+// besides its own part.
+func (a *App) refusedTracking(rec *Record, dpid ofproto.DPID) error {
+	if err := a.refused[netip.Addr{}][dpid]; err != nil {
+		return err
+	}
+	for _, l := range rec.Listeners {
+		for _, m := range l.Members {
+			if err := a.refused[m.Key.Addr()][dpid]; err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
