@@ -93,16 +93,24 @@ func (ns *namespace) run(t testing.TB, args ...string) string {
 	return run(t, append([]string{"ip", "netns", "exec", ns.name}, args...)...)
 }
 
+// family returns a network with the family of an address: IPv6 ones are in brackets.
+func family(network, address string) string {
+	if strings.HasPrefix(address, "[") {
+		return network + "6"
+	}
+	return network + "4"
+}
+
 // listen listens for TCP connections; listenPacket for UDP datagrams.
 func (ns *namespace) listen(address string) (l net.Listener, err error) {
-	ns.do(func() { l, err = new(net.ListenConfig).Listen(context.Background(), "tcp4", address) })
+	ns.do(func() { l, err = new(net.ListenConfig).Listen(context.Background(), family("tcp", address), address) })
 	return l, err
 }
 
 func (ns *namespace) listenPacket(address string) (c *net.UDPConn, err error) {
 	ns.do(func() {
 		var pc net.PacketConn
-		pc, err = new(net.ListenConfig).ListenPacket(context.Background(), "udp4", address)
+		pc, err = new(net.ListenConfig).ListenPacket(context.Background(), family("udp", address), address)
 		if err == nil {
 			c = pc.(*net.UDPConn)
 		}
@@ -124,18 +132,22 @@ func (ns *namespace) dial(src, dst netip.AddrPort, timeout time.Duration) (*net.
 func (ns *namespace) dialRaw(src, dst netip.AddrPort, timeout time.Duration) (*net.TCPConn, error) {
 	var fd int
 	var err error
-	ns.do(func() { fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0) })
+	domain := unix.AF_INET
+	if dst.Addr().Is6() {
+		domain = unix.AF_INET6
+	}
+	ns.do(func() { fd, err = unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0) })
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close()
 	if src.IsValid() {
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: src.Addr().As4(), Port: int(src.Port())}); err != nil {
+		if err := unix.Bind(fd, sockaddr(src)); err != nil {
 			return nil, os.NewSyscallError("bind", err)
 		}
 	}
-	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: dst.Addr().As4(), Port: int(dst.Port())})
+	err = unix.Connect(fd, sockaddr(dst))
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return nil, os.NewSyscallError("connect", err)
 	}
@@ -163,6 +175,13 @@ func (ns *namespace) dialRaw(src, dst netip.AddrPort, timeout time.Duration) (*n
 		return nil, err
 	}
 	return c.(*net.TCPConn), nil
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is6() {
+		return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
 }
 
 // sniff returns a raw socket that sees every frame that arrives at a device.

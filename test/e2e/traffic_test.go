@@ -24,6 +24,14 @@ import (
 // second retransmission.
 const patience = 5 * time.Second
 
+// wildcard is any address of the host's family, and a port.
+func (h *host) wildcard(port uint16) string {
+	if h.addr.Is6() {
+		return fmt.Sprintf("[::]:%d", port)
+	}
+	return fmt.Sprintf(":%d", port)
+}
+
 // serveHTTP answers requests at the ports with the host's name until the test
 // ends, and keeps connections open.
 func (h *host) serveHTTP(ports ...uint16) {
@@ -33,7 +41,7 @@ func (h *host) serveHTTP(ports ...uint16) {
 	})}
 	h.t.Cleanup(func() { _ = server.Close() })
 	for _, port := range ports {
-		l, err := h.listen(fmt.Sprintf(":%d", port))
+		l, err := h.listen(h.wildcard(port))
 		if err != nil {
 			h.t.Fatalf("%s: serve HTTP: %v", h.name, err)
 		}
@@ -46,7 +54,7 @@ func (h *host) serveHTTP(ports ...uint16) {
 func (h *host) serveEcho(ports ...uint16) {
 	h.t.Helper()
 	for _, port := range ports {
-		c, err := h.listenPacket(fmt.Sprintf(":%d", port))
+		c, err := h.listenPacket(h.wildcard(port))
 		if err != nil {
 			h.t.Fatalf("%s: serve UDP: %v", h.name, err)
 		}
@@ -70,7 +78,7 @@ func (h *host) serveEcho(ports ...uint16) {
 // serveLines answers each line of a TCP connection with the same line.
 func (h *host) serveLines(port uint16) {
 	h.t.Helper()
-	l, err := h.listen(fmt.Sprintf(":%d", port))
+	l, err := h.listen(h.wildcard(port))
 	if err != nil {
 		h.t.Fatalf("%s: serve TCP: %v", h.name, err)
 	}
@@ -482,7 +490,7 @@ func (l *lab) broadcast(from *host, n int) map[string][]int {
 		if h == from {
 			continue
 		}
-		c, err := h.listenPacket(fmt.Sprintf(":%d", port))
+		c, err := h.listenPacket(h.wildcard(port))
 		if err != nil {
 			l.t.Fatalf("broadcast: %v", err)
 		}
