@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	"gopkg.in/yaml.v3"
 
+	"github.com/fairlead/fairlead/apps/announce"
 	"github.com/fairlead/fairlead/northbound"
 )
 
@@ -42,6 +43,8 @@ type Config struct {
 	// Packets a second taken from one switch, and from one port of it; 0: the
 	// controller's default, below 0: no limit.
 	PacketInRate, PacketInPortRate int
+
+	Announce *announce.Options // of VIPs by BGP; nil: none
 
 	Name      string // of this node
 	LogLevel  slog.Level
@@ -76,6 +79,7 @@ func serveFlags(fs *pflag.FlagSet) {
 	fs.String("etcd-key", "", "key `FILE` of --etcd-cert")
 	fs.String("etcd-ca", "", "`FILE` of etcd's authority")
 	fs.String("name", "", "`NODE` name (default the host's name)")
+	announceFlags(fs)
 	fs.String("log-level", "info", "debug|info|warn|error")
 	fs.String("log-format", "text", "text|json")
 }
@@ -168,6 +172,10 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 	}
 	if c.Name == "" {
 		c.Name, _ = os.Hostname()
+	}
+	var err error
+	if c.Announce, err = announceOptions(fs); err != nil {
+		return Config{}, err
 	}
 	return c, c.check()
 }

@@ -140,6 +140,9 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	g.Go(func() error { return hosts.Run(ctx) })
 	g.Go(func() error { return api.Run(ctx, http) })
 	g.Go(func() error { return backups.wait(ctx) })
+	if cfg.Announce != nil {
+		g.Go(func() error { return runAnnounce(ctx, *cfg.Announce, state, vips, core, log) })
+	}
 	log.Info("ready", slog.String("openflow", openflow.Addr().String()), slog.Bool("tls", conf != nil),
 		slog.String("http", http.Addr().String()), slog.Int("vips", len(records)), slog.String("stage", cfg.Stage))
 	// The one line on standard output, for those who wait for it.

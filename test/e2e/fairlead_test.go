@@ -45,6 +45,7 @@ type controller struct {
 	t      testing.TB
 	lab    *lab
 	stage  string
+	flags  []string // more of them
 	data   string
 	log    string
 	cmd    *exec.Cmd
@@ -56,11 +57,17 @@ type controller struct {
 // waits until it is ready and all switches are connected.
 func (l *lab) control(stage string) *controller {
 	l.t.Helper()
+	return l.controlWith(stage)
+}
+
+// controlWith does so with more flags.
+func (l *lab) controlWith(stage string, flags ...string) *controller {
+	l.t.Helper()
 	dir, err := os.MkdirTemp("", "fairlead")
 	if err != nil {
 		l.t.Fatalf("controller: %v", err)
 	}
-	c := &controller{t: l.t, lab: l, stage: stage, data: filepath.Join(dir, "data"), log: filepath.Join(dir, "log")}
+	c := &controller{t: l.t, lab: l, stage: stage, flags: flags, data: filepath.Join(dir, "data"), log: filepath.Join(dir, "log")}
 	c.client = &http.Client{
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{
@@ -100,8 +107,9 @@ func (c *controller) launch() {
 		c.t.Fatalf("controller: %v", err)
 	}
 	defer log.Close()
-	c.cmd = exec.Command("ip", "netns", "exec", c.lab.ns.name, path, "serve",
-		"--openflow", controllerAddress, "--http", restAddress, "--data", c.data, "--stage", c.stage)
+	args := []string{"netns", "exec", c.lab.ns.name, path, "serve",
+		"--openflow", controllerAddress, "--http", restAddress, "--data", c.data, "--stage", c.stage}
+	c.cmd = exec.Command("ip", append(args, c.flags...)...)
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.cmd.Start(); err != nil {
