@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/ofproto/packet"
+	"github.com/fairlead/fairlead/test/ovstest"
 )
 
 // vip6 is the IPv6 address that the tests balance.
@@ -50,16 +52,23 @@ func (l *lab) useIPv6() {
 	}
 }
 
-// join puts the host into a VLAN: its address moves to a device that tags.
+// join has all frames of the host tagged with a VLAN on their way to its switch, and
+// untagged on the way back. A bridge of its own does that, for kernels may lack devices
+// that tag.
 func (h *host) join(vlan int) {
 	h.t.Helper()
-	ns := h.namespace.name
-	run(h.t, "ip", "-n", ns, "addr", "flush", "dev", "eth0")
-	h.run(h.t, "ethtool", "-K", "eth0", "txvlan", "off", "rxvlan", "off")
-	run(h.t, "ip", "-n", ns, "link", "add", "link", "eth0", "name", "vlan", "type", "vlan", "id", fmt.Sprint(vlan))
-	h.run(h.t, "ethtool", "-K", "vlan", "tx", "off")
-	run(h.t, "ip", "-n", ns, "addr", "add", h.addr.String()+"/24", "dev", "vlan")
-	run(h.t, "ip", "-n", ns, "link", "set", "vlan", "up")
+	l, bridge := h.lab, "t"+h.name
+	l.ovs.DelPort(h.at, h.name)
+	l.ovs.AddBridge(ovstest.Bridge{Name: bridge, DPID: 0xff00 + uint64(h.addr.As4()[3])})
+	near, trunk := bridge+"-n", bridge+"-f"
+	run(h.t, "ip", "-n", l.ns.name, "link", "add", near, "type", "veth", "peer", "name", trunk)
+	run(h.t, "ip", "-n", l.ns.name, "link", "set", near, "up")
+	l.ovs.AddPort(bridge, h.name, 1)
+	l.ovs.AddPort(bridge, near, 2)
+	l.ovs.AddFlow(bridge,
+		fmt.Sprintf("in_port=1,actions=push_vlan:0x8100,set_field:%d->vlan_vid,output:2", 0x1000|vlan),
+		fmt.Sprintf("in_port=2,dl_vlan=%d,actions=pop_vlan,output:1", vlan))
+	l.plug(h.at, trunk)
 }
 
 // document is the document of a VIP with one listener.
@@ -267,7 +276,17 @@ type raw struct {
 	device *os.File
 }
 
-func (h *host) raw() raw { return raw{h, h.sniff(h.t, "eth0")} }
+func (h *host) raw() raw {
+	h.t.Helper()
+	r := raw{h, h.sniff(h.t, "eth0")}
+	c, err := r.device.SyscallConn()
+	require.NoError(h.t, err)
+	require.NoError(h.t, c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+	}))
+	require.NoError(h.t, err)
+	return r
+}
 
 // next returns the next frame that is what is looked for; ok is false when none comes.
 func (r raw) next(want func(f packet.Frame) bool) (f packet.Frame, ok bool) {
