@@ -43,15 +43,16 @@ func fromHost(ctx context.Context, t Target) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	raw, _ := conn.(*net.IPConn)
 	switch t.Type {
 	case HTTP:
 		return plain(speak(conn, t))
 	case HTTPS:
 		return plain(speakTLS(ctx, conn, t))
 	case Ping:
-		return plain(ping(conn, t.Address))
+		return plain(ping(raw, t.Address))
 	case SCTP:
-		return plain(associate(conn, t))
+		return plain(associate(raw, t))
 	case UDPConnect:
 		if _, err := conn.Write(nil); err != nil {
 			return plain(err)
@@ -82,7 +83,7 @@ func plain(err error) error {
 }
 
 // ping asks for one echo.
-func ping(conn net.Conn, to netip.Addr) error {
+func ping(conn *net.IPConn, to netip.Addr) error {
 	id, seq := uint16(rand.Uint32()), uint16(rand.Uint32())
 	echo, reply := packet.ICMPEchoRequest, packet.ICMPEchoReply
 	var b []byte
@@ -97,7 +98,7 @@ func ping(conn net.Conn, to netip.Addr) error {
 		return err
 	}
 	for in := make([]byte, mtu); ; {
-		n, err := conn.Read(in)
+		n, _, err := conn.ReadFrom(in) // without the header of IPv4, which Read leaves
 		if err != nil {
 			return err
 		}
@@ -108,14 +109,14 @@ func ping(conn net.Conn, to netip.Addr) error {
 }
 
 // associate asks for an SCTP association and looks at the answer.
-func associate(conn net.Conn, t Target) error {
+func associate(conn *net.IPConn, t Target) error {
 	tag, port := max(rand.Uint32(), 1), uint16(rand.Uint32())|firstPort
 	init := packet.AppendSCTP(nil, packet.SCTP{SrcPort: port, DstPort: t.Port}, initChunk(tag))
 	if _, err := conn.Write(init); err != nil {
 		return err
 	}
 	for in := make([]byte, mtu); ; {
-		n, err := conn.Read(in)
+		n, _, err := conn.ReadFrom(in) // without the header of IPv4, which Read leaves
 		if err != nil {
 			return err
 		}

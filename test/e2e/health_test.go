@@ -3,12 +3,15 @@
 package e2e
 
 import (
+	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,21 +21,23 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/ofproto/packet"
 )
 
-// document is a document of the REST API that a test writes by hand.
-type document = map[string]any
+// fields are an object of the REST API that a test writes by hand.
+type fields = map[string]any
 
 // monitored is a VIP with one listener at port 80 whose members are probed.
-func monitored(protocol string, monitor document, list []memberDoc) document {
-	return document{"address": vip.String(), "listeners": []document{{
-		"protocol": protocol, "port": 80, "pool": document{"members": list, "monitor": monitor},
+func monitored(protocol string, monitor fields, list []memberDoc) fields {
+	return fields{"address": vip.String(), "listeners": []fields{{
+		"protocol": protocol, "port": 80, "pool": fields{"members": list, "monitor": monitor},
 	}}}
 }
 
 // everyHalf is a monitor that finds a failure within 1.3 seconds.
-func everyHalf(typ string) document {
-	return document{"type": typ, "interval": "500ms", "timeout": "300ms", "rise": 2, "fall": 2}
+func everyHalf(typ string) fields {
+	return fields{"type": typ, "interval": "500ms", "timeout": "300ms", "rise": 2, "fall": 2}
 }
 
 // foundWithin is fall × interval + timeout of everyHalf.
@@ -392,7 +397,7 @@ func TestHealthRate(t *testing.T) {
 						pool = append(pool, h.member(p))
 					}
 				}
-				doc := monitored("tcp", document{"type": typ, "interval": "1s", "timeout": "800ms"}, pool)
+				doc := monitored("tcp", fields{"type": typ, "interval": "1s", "timeout": "800ms"}, pool)
 				doc["address"] = fmt.Sprintf("10.0.0.%d", 200+v)
 				c.must("PUT", fmt.Sprintf("/v1/vips/v%d", v), doc)
 			}
@@ -416,6 +421,188 @@ func TestHealthRate(t *testing.T) {
 			require.GreaterOrEqual(t, rate["success"], 1000.0)
 			require.Zero(t, after["timeout"]-before["timeout"])
 			require.Zero(t, after["failure"]-before["failure"])
+		})
+	}
+}
+
+// kinds are what one host serves for each type of monitor, on IPv4 and IPv6.
+type kinds struct {
+	*host
+	cert *httptest.Server // for its certificate
+	end  []func()
+}
+
+// portOf is where the service for a type of monitor is.
+var portOf = map[string]int{"tcp": 7001, "http": 7002, "https": 7003, "ping": 7004, "udp_connect": 7005, "sctp": 7006}
+
+// serve opens the services; shut closes them, as the end of a process would.
+func (k *kinds) serve() {
+	k.t.Helper()
+	listen := func(typ string) net.Listener {
+		var l net.Listener
+		var err error
+		k.do(func() {
+			l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", portOf[typ]))
+		})
+		require.NoError(k.t, err)
+		return l
+	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" || r.Method != http.MethodHead || r.Host != "shop.example" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	plain, web, secure := listen("tcp"), listen("http"), tls.NewListener(listen("https"), k.cert.TLS)
+	go func() { _ = http.Serve(web, handler) }()
+	go func() { _ = http.Serve(secure, handler) }()
+	k.end = []func(){func() { plain.Close() }, func() { web.Close() }, func() { secure.Close() }}
+	for _, network := range []string{"udp4", "udp6", "ip4:132", "ip6:132"} {
+		address := ""
+		if strings.HasPrefix(network, "udp") {
+			address = fmt.Sprintf(":%d", portOf["udp_connect"])
+		}
+		var c net.PacketConn
+		var err error
+		k.do(func() { c, err = new(net.ListenConfig).ListenPacket(context.Background(), network, address) })
+		require.NoError(k.t, err)
+		k.end = append(k.end, func() { c.Close() })
+		if address == "" {
+			go acceptSCTP(c)
+		}
+	}
+	k.silence("0")
+	k.end = append(k.end, func() { k.silence("1") })
+}
+
+func (k *kinds) shut() {
+	k.t.Helper()
+	for _, f := range k.end {
+		f()
+	}
+	k.end = nil
+}
+
+// silence has the host answer no pings, or answer them.
+func (k *kinds) silence(on string) {
+	k.t.Helper()
+	k.sysctl(k.t, "net/ipv4/icmp_echo_ignore_all", on)
+	k.sysctl(k.t, "net/ipv6/icmp/echo_ignore_all", on)
+}
+
+// acceptSCTP answers INIT with INIT ACK (RFC 9260 §5.1), as far as a monitor looks.
+func acceptSCTP(c net.PacketConn) {
+	b := make([]byte, 2048)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		if n < 32 || b[12] != 1 || int(binary.BigEndian.Uint16(b[2:])) != portOf["sctp"] {
+			continue
+		}
+		ack := slices.Clone(b[12:32])
+		ack[0] = 2
+		h := packet.SCTP{SrcPort: binary.BigEndian.Uint16(b[2:]), DstPort: binary.BigEndian.Uint16(b), Tag: binary.BigEndian.Uint32(b[16:])}
+		_, _ = c.WriteTo(packet.AppendSCTP(nil, h, ack), from)
+	}
+}
+
+// TestHealthOfEveryKind probes one member by every type of monitor, on IPv4 and IPv6,
+// through the switches from the VIP's address and from one of its own, and from the
+// controller's own network.
+func TestHealthOfEveryKind(t *testing.T) {
+	for _, stage := range []string{"managed", "steer"} {
+		t.Run(stage, func(t *testing.T) {
+			l := newLab(t)
+			l.addSwitch("s1", secure)
+			l.addSwitch("s2", secure)
+			l.addLink("s1", "s2")
+			l.addHost("s1")
+			k := &kinds{host: l.addHost("s2"), cert: httptest.NewUnstartedServer(nil)}
+			k.cert.StartTLS()
+			t.Cleanup(k.cert.Close)
+			// The controller's own network is joined to s1 like a host.
+			run(t, "ip", "-n", l.ns.name, "link", "add", "ctl", "type", "veth", "peer", "name", "s1-ctl")
+			l.ns.run(t, "ethtool", "-K", "ctl", "tx", "off")
+			l.ns.sysctl(t, "net/ipv6/conf/ctl/disable_ipv6", "0")
+			run(t, "ip", "-n", l.ns.name, "addr", "add", "10.0.0.240/24", "dev", "ctl")
+			run(t, "ip", "-n", l.ns.name, "addr", "add", "2001:db8::240/64", "dev", "ctl", "nodad")
+			run(t, "ip", "-n", l.ns.name, "link", "set", "ctl", "up")
+			l.plug("s1", "s1-ctl")
+			k.sysctl(t, "net/ipv6/conf/eth0/disable_ipv6", "0")
+			run(t, "ip", "-n", k.namespace.name, "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
+			k.serve()
+			t.Cleanup(k.shut)
+			c := l.control(stage)
+			c.linked()
+
+			type way struct {
+				name, vip, member, via, source string
+			}
+			ways := []way{
+				{"v4", "10.0.0.100", "10.0.0.2", "switches", ""},
+				{"v6", "2001:db8::100", "2001:db8::2", "switches", ""},
+				{"v4-own", "10.0.0.101", "10.0.0.2", "switches", "10.0.0.251"},
+				{"v6-own", "2001:db8::101", "2001:db8::2", "switches", "2001:db8::251"},
+				{"v4-host", "10.0.0.102", "10.0.0.2", "host", ""},
+				{"v6-host", "2001:db8::102", "2001:db8::2", "host", ""},
+			}
+			var names []string
+			port := 20000
+			for _, w := range ways {
+				for typ, at := range portOf {
+					// Linux refuses datagrams to one peer at most once a second.
+					monitor := fields{"type": typ, "interval": "2s", "timeout": "500ms", "rise": 1, "fall": 2, "via": w.via}
+					if w.source != "" {
+						monitor["source_address"] = w.source
+					}
+					if typ == "http" || typ == "https" {
+						monitor["method"], monitor["path"], monitor["host"], monitor["expected_codes"] = "HEAD", "/healthz", "shop.example", "200-204"
+					}
+					if typ == "https" {
+						monitor["tls_insecure"] = true
+					}
+					port++
+					name := w.name + "-" + strings.ReplaceAll(typ, "_", "-")
+					c.must("PUT", "/v1/vips/"+name, fields{"address": w.vip, "listeners": []fields{{
+						"protocol": "tcp", "port": port, "pool": fields{"monitor": monitor,
+							"members": []fields{{"address": w.member, "port": port, "monitor_port": at}}},
+					}}})
+					names = append(names, name)
+				}
+			}
+			expect := func(what, want string, most time.Duration) {
+				began := time.Now()
+				var all string
+				defer func() {
+					if t.Failed() {
+						t.Logf("%s: %s", what, all)
+					}
+				}()
+				eventually(t, most, what, func() bool {
+					all = ""
+					for _, name := range names {
+						state, why := c.health(name)
+						if len(state) != 1 || state[0] != want {
+							all += fmt.Sprintf("\n%s: %v %q", name, state, why)
+						}
+					}
+					return all == ""
+				})
+				t.Logf("%s: %d after %s", what, len(names), time.Since(began).Round(10*time.Millisecond))
+			}
+			expect("all are up", "up", 20*time.Second)
+			k.shut()
+			expect("all are down", "down", 10*time.Second)
+			for _, name := range names {
+				if _, why := c.health(name); strings.HasSuffix(name, "-tcp") {
+					require.Equal(t, []string{"monitor: connection refused"}, why, name)
+				}
+			}
+			k.serve()
+			expect("all are up again", "up", 10*time.Second)
 		})
 	}
 }
