@@ -82,8 +82,9 @@ type session struct {
 
 	table *flowtable.Table // owned by the worker
 
-	unflushed bool // packet-outs are queued; owned by the core
-	refusals  int  // bundles refused in a row; the worker's
+	hold      atomic.Pointer[chan struct{}] // gets a message when the switch has forgotten; see TakeOver
+	unflushed bool                          // packet-outs are queued; owned by the core
+	refusals  int                           // bundles refused in a row; the worker's
 
 	mu        sync.Mutex
 	packetIns []PacketIn
@@ -601,6 +602,7 @@ func (s *session) enqueueLocked() {
 
 func (s *session) flowRemoved(m *ofproto.FlowRemoved) {
 	if !flowtable.OwnsCookie(m.Cookie) {
+		s.holdRemoved(m)
 		return
 	}
 	s.mu.Lock()

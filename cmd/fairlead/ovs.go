@@ -93,6 +93,10 @@ func (s switches) Withdraw(ctx context.Context, dpid ofproto.DPID) error {
 	return s.core.Withdraw(ctx, dpid)
 }
 
+func (s switches) TakeOver(ctx context.Context, dpid ofproto.DPID, do func(context.Context) error) (bool, error) {
+	return s.core.TakeOver(ctx, dpid, do)
+}
+
 func (s switches) Foreign(ctx context.Context, dpid ofproto.DPID) (n int, err error) {
 	err = s.core.Flows(ctx, dpid, func(f ofproto.FlowStats) {
 		if !flowtable.OwnsCookie(f.Cookie) && !ofOVS(f) {
@@ -120,12 +124,9 @@ func ofOVS(f ofproto.FlowStats) bool {
 	return ok && out.Port == ofproto.PortNormal
 }
 
-func (s switches) Stage(ctx context.Context, dpid ofproto.DPID) (string, error) {
+func (s switches) Stage(ctx context.Context, dpid ofproto.DPID) (string, bool, error) {
 	stage, stored, err := s.core.StageOf(ctx, dpid)
-	if err != nil || !stored {
-		return "", err
-	}
-	return stage.String(), nil
+	return stage.String(), stored, err
 }
 
 func (s switches) SetStage(ctx context.Context, dpid ofproto.DPID, stage string) error {

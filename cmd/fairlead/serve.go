@@ -112,7 +112,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	defer http.Close()
 	backups := backups{db: db, dir: cfg.Data, restored: make(chan struct{}, 1)}
 	hosts, err := ovsdb.New(ctx, ovsdb.Options{
-		Store: adoptions{db}, Switches: switches{core: core, fresh: stage}, Cluster: db.ClusterID(), Log: log, TLS: cfg.ovsdbTLS(log),
+		Store: adoptions{db}, Switches: switches{core: core, fresh: stage}, Cluster: db.ClusterID(), Log: log, TLS: cfg.ovsdbTLS(log), EdgeDelay: edgeDelay,
 		Self: func(local netip.Addr) (string, error) { return selfTarget(openflow.Addr(), conf != nil, local) },
 	})
 	if err != nil {

@@ -44,7 +44,7 @@ type Adoption struct {
 	Endpoint Endpoint `json:"endpoint"`
 	Bridge   string   `json:"bridge"`
 	DPID     string   `json:"dpid"`
-	// Stage is what was asked for; empty: whatever the switch has.
+	// Stage is what the switch gets.
 	Stage string `json:"stage"`
 	// StageBefore is the switch's stage before; empty: none was stored.
 	StageBefore string `json:"stage_before"`
@@ -76,11 +76,14 @@ type Switches interface {
 	// Foreign counts the flows of others in a connected switch, but for the one that
 	// Open vSwitch makes by itself.
 	Foreign(ctx context.Context, dpid ofproto.DPID) (int, error)
+	// TakeOver runs do, at which Open vSwitch forgets all that a connected switch holds,
+	// and sees to it that packets pass; it returns when the switch holds what it is to.
+	TakeOver(ctx context.Context, dpid ofproto.DPID, do func(context.Context) error) (forgot bool, err error)
 	// Withdraw takes what is Fairlead's out of a connected switch until it connects anew.
 	Withdraw(ctx context.Context, dpid ofproto.DPID) error
-	// Stage is what is stored for the switch, empty for nothing; SetStage stores one,
-	// empty for that of switches never seen.
-	Stage(ctx context.Context, dpid ofproto.DPID) (string, error)
+	// Stage is the stage of the switch, and whether it is stored or that of switches
+	// never seen. SetStage stores one; empty: that of switches never seen.
+	Stage(ctx context.Context, dpid ofproto.DPID) (stage string, stored bool, err error)
 	SetStage(ctx context.Context, dpid ofproto.DPID, stage string) error
 }
 
@@ -92,8 +95,11 @@ type Options struct {
 	// Self is the controller target that a bridge gets when none is given; local is this
 	// machine's address as the bridge's host knows it.
 	Self func(local netip.Addr) (string, error)
-	TLS  func(host string) (*tls.Config, error) // see ClientOptions
-	Log  *slog.Logger
+	// EdgeDelay is how long a port has to be up before stage managed floods to it: a
+	// bridge that goes there is connected for twice that long before.
+	EdgeDelay time.Duration
+	TLS       func(host string) (*tls.Config, error) // see ClientOptions
+	Log       *slog.Logger
 }
 
 // Hosts keeps a Client for every endpoint with an adopted bridge, and for others while
@@ -303,9 +309,11 @@ type Outcome struct {
 // adopting is a bridge on its way.
 type adopting struct {
 	a       Adoption
-	fresh   bool // its flows are flushed when it is taken over
-	join    bool // it has service connections first
+	fresh   bool      // its flows are flushed when it is taken over
+	join    bool      // it has service connections first
+	since   time.Time // when it was filled
 	changes bool
+	restage bool // only its stage changes
 	err     error
 	warn    []string
 }
@@ -351,25 +359,27 @@ func (h *Hosts) adopt(ctx context.Context, k *host, inv *Inventory, names []stri
 	})
 	for _, x := range all {
 		if x.err == nil && x.changes {
-			x.err = h.takeOver(ctx, k, x)
+			if x.err = h.takeOver(ctx, k, x); x.err != nil && x.join && ctx.Err() == nil {
+				x.err = errors.Join(x.err, h.abort(ctx, k, x.a))
+			}
 		}
 	}
 	each(all, func(x *adopting) {
-		if x.err == nil && x.changes {
-			h.confirm(ctx, k, x)
+		if x.err == nil && (x.changes || x.restage) {
+			x.err = h.confirm(ctx, k, x)
 		}
 	})
 	outcomes := make([]Outcome, len(all))
 	for i, x := range all {
 		o := &outcomes[i]
-		*o = Outcome{Bridge: names[i], DPID: x.a.DPID, State: "adopted", Changed: x.changes, Warnings: append([]string{}, x.warn...)}
+		*o = Outcome{Bridge: names[i], DPID: x.a.DPID, State: "adopted", Changed: x.changes || x.restage, Warnings: append([]string{}, x.warn...)}
 		if x.err != nil {
 			o.State, o.Changed, o.Reason = "refused", false, x.err.Error()
 			if r := (*Refusal)(nil); errors.As(x.err, &r) {
 				o.Reason = r.Reason
 			}
 			h.o.Log.Warn("bridge not adopted", "endpoint", string(k.endpoint), "bridge", o.Bridge, "reason", o.Reason)
-		} else if x.changes {
+		} else if o.Changed {
 			h.o.Log.Info("bridge adopted", "endpoint", string(k.endpoint), "bridge", o.Bridge, "dpid", o.DPID,
 				"controllers", x.a.Record.Controllers, "warnings", o.Warnings)
 		}
@@ -397,18 +407,28 @@ func (h *Hosts) begin(ctx context.Context, k *host, inv *Inventory, name string,
 		return x
 	}
 	x.a.DPID = b.DPID
-	if reason := unfit(inv, b, req.Stage); reason != "" {
+	dpid := parseDPID(b.DPID)
+	stage, staged, err := h.o.Switches.Stage(ctx, dpid)
+	if err != nil {
+		x.err = err
+		return x
+	}
+	x.a.Stage = cmp.Or(req.Stage, stage)
+	if reason := unfit(inv, b, x.a.Stage); reason != "" {
 		x.err = refuse(reason)
 		return x
 	}
-	dpid := parseDPID(b.DPID)
 	connected, _, err := h.o.Switches.Connected(ctx, dpid)
 	if err != nil {
 		x.err = err
 		return x
 	}
 	was, known := h.adoption(k.endpoint, name)
-	x.a.StageBefore, x.a.Stage = was.StageBefore, cmp.Or(req.Stage, was.Stage)
+	if known {
+		x.a.StageBefore = was.StageBefore
+	} else if staged {
+		x.a.StageBefore = stage
+	}
 	offered := offeredProtocols(k.client.sessionSchema())
 	stored := false
 	x.err = h.change(ctx, k, name, func(s *state) ([]ovsdb.Operation, error) {
@@ -436,8 +456,9 @@ func (h *Hosts) begin(ctx context.Context, k *host, inv *Inventory, name string,
 		x.fresh = !s.primary()
 		x.changes = !s.recorded || s.record.Phase != PhaseAdopted || s.record.Cluster != h.o.Cluster || len(drift(b, r)) > 0
 		x.a.Record = r
+		x.restage = !x.changes && x.a.Stage != stage
 		if !stored {
-			if err := h.preStage(ctx, x, dpid, req.Stage, known); err != nil {
+			if err := h.preStage(ctx, x, dpid); err != nil {
 				return nil, err
 			}
 			stored = true
@@ -455,31 +476,34 @@ func (h *Hosts) begin(ctx context.Context, k *host, inv *Inventory, name string,
 	return x
 }
 
-// preStage stores the stage and the adoption before the switch connects: its first flows
-// are those of the stage.
-func (h *Hosts) preStage(ctx context.Context, x *adopting, dpid ofproto.DPID, stage string, known bool) error {
-	if !known {
-		before, err := h.o.Switches.Stage(ctx, dpid)
-		if err != nil {
-			return err
-		}
-		x.a.StageBefore = before
-	}
+// preStage stores the adoption and the stage before the switch connects: its first flows
+// are those of the stage. A bridge on its way to stage managed forwards by itself until
+// its ports are known.
+func (h *Hosts) preStage(ctx context.Context, x *adopting, dpid ofproto.DPID) error {
 	if err := h.save(ctx, x.a); err != nil {
 		return err
 	}
-	if stage == "" {
-		return nil
+	stage := x.a.Stage
+	if stage == "managed" && x.join {
+		stage = "steer"
 	}
 	return h.o.Switches.SetStage(ctx, dpid, stage)
 }
 
+// raise moves a bridge that was taken over to its stage.
+func (h *Hosts) raise(ctx context.Context, x *adopting) error {
+	if x.a.Stage != "managed" || !x.join {
+		return nil
+	}
+	if !sleep(ctx, time.Until(x.since.Add(2*h.o.EdgeDelay))) {
+		return ctx.Err()
+	}
+	return h.o.Switches.SetStage(ctx, parseDPID(x.a.DPID), x.a.Stage)
+}
+
 // drop forgets an adoption and puts the stage of its switch back.
 func (h *Hosts) drop(ctx context.Context, a Adoption) error {
-	var err error
-	if a.Stage != "" {
-		err = h.o.Switches.SetStage(ctx, parseDPID(a.DPID), a.StageBefore)
-	}
+	err := h.o.Switches.SetStage(ctx, parseDPID(a.DPID), a.StageBefore)
 	return errors.Join(err, h.forget(ctx, a))
 }
 
@@ -517,6 +541,7 @@ func (h *Hosts) joined(ctx context.Context, k *host, x *adopting, discard bool) 
 		}
 	}
 	if err == nil && reason == "" {
+		x.since = time.Now()
 		return nil
 	}
 	if err == nil {
@@ -578,45 +603,68 @@ func (h *Hosts) withdraw(ctx context.Context, a Adoption) {
 	}
 }
 
-// takeOver makes the controllers those of the bridge.
+// takeOver makes the controllers those of the bridge. It is stored as adopted by
+// confirm.
 func (h *Hosts) takeOver(ctx context.Context, k *host, x *adopting) error {
 	offered := offeredProtocols(k.client.sessionSchema())
 	r := x.a.Record
 	r.Phase = PhaseAdopted
-	err := h.change(ctx, k, x.a.Bridge, func(s *state) ([]ovsdb.Operation, error) {
-		if x.fresh = !s.primary(); !x.fresh && len(r.Before.Controllers) > 0 && !s.recordedAdopted() {
-			x.warn = []string{"flows of the earlier controllers stay in the bridge until somebody deletes them"}
+	replace := func(ctx context.Context) error {
+		return h.change(ctx, k, x.a.Bridge, func(s *state) ([]ovsdb.Operation, error) {
+			if x.fresh = !s.primary(); !x.fresh && x.join {
+				x.warn = []string{"flows of the earlier controllers stay in the bridge until somebody deletes them"}
+			}
+			return planAdopt(s, r, offered)
+		})
+	}
+	var err error
+	if x.fresh && x.join {
+		var forgot bool
+		if forgot, err = h.o.Switches.TakeOver(ctx, parseDPID(x.a.DPID), replace); err == nil && !forgot {
+			x.warn = append(x.warn, "Open vSwitch did not say that it has forgotten its flows: it may still do so")
 		}
-		return planAdopt(s, r, offered)
-	})
+	} else {
+		err = replace(ctx)
+	}
 	if err != nil {
 		return err
 	}
 	x.a.Record = r
+	return nil
+}
+
+// confirm waits until the switch holds what it is to hold, moves it to its stage and
+// stores that it is adopted.
+func (h *Hosts) confirm(ctx context.Context, k *host, x *adopting) error {
+	if !x.join && !h.reports(ctx, k, x.a.Bridge, func(c Controller) bool { return slices.Contains(x.a.Record.Controllers, c.Target) }) {
+		x.warn = append(x.warn, fmt.Sprintf("Open vSwitch does not say that it is connected to %v", x.a.Record.Controllers))
+	}
+	if err := h.raise(ctx, x); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	if err := h.o.Switches.Settled(wait, parseDPID(x.a.DPID)); err != nil {
+		x.warn = append(x.warn, "the switch has not acknowledged all that it is to hold")
+	}
 	return h.save(ctx, x.a)
 }
 
-func (s *state) recordedAdopted() bool { return s.recorded && s.record.Phase == PhaseAdopted }
-
-// confirm waits until Open vSwitch says that it is connected, and the switch holds what
-// it is to hold.
-func (h *Hosts) confirm(ctx context.Context, k *host, x *adopting) {
-	wait, cancel := context.WithTimeout(ctx, confirmTimeout)
+// reports waits until Open vSwitch says that a bridge is connected to one of certain
+// controllers.
+func (h *Hosts) reports(ctx context.Context, k *host, bridge string, one func(Controller) bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	for {
 		if inv, err := k.client.Inventory(); err == nil {
-			b, _ := inv.Bridge(x.a.Bridge)
-			if slices.ContainsFunc(b.Controllers, func(c Controller) bool { return c.Connected && slices.Contains(x.a.Record.Controllers, c.Target) }) {
-				break
+			b, _ := inv.Bridge(bridge)
+			if slices.ContainsFunc(b.Controllers, func(c Controller) bool { return c.Connected && one(c) }) {
+				return true
 			}
 		}
-		if !sleep(wait, pollEvery) {
-			x.warn = append(x.warn, fmt.Sprintf("Open vSwitch does not say that it is connected to %v", x.a.Record.Controllers))
-			return
+		if !sleep(ctx, pollEvery) {
+			return false
 		}
-	}
-	if err := h.o.Switches.Settled(wait, parseDPID(x.a.DPID)); err != nil {
-		x.warn = append(x.warn, "the switch has not acknowledged all that it is to hold")
 	}
 }
 
@@ -667,7 +715,9 @@ func (h *Hosts) release(ctx context.Context, k *host, bridge string) error {
 		}); err != nil {
 			return err
 		}
-		h.returned(ctx, k, bridge, s.record)
+		if !h.reports(ctx, k, bridge, func(c Controller) bool { return s.record.Before.has(c.Target) }) {
+			h.o.Log.Warn("none of the earlier controllers has come back", "endpoint", string(k.endpoint), "bridge", bridge)
+		}
 		h.withdraw(ctx, a)
 	} else if s.record.Phase == PhaseJoining {
 		h.withdraw(ctx, a)
@@ -677,24 +727,6 @@ func (h *Hosts) release(ctx context.Context, k *host, bridge string) error {
 	}
 	h.o.Log.Info("bridge released", "endpoint", string(k.endpoint), "bridge", bridge, "dpid", a.DPID)
 	return h.drop(ctx, a)
-}
-
-// returned waits for one of the earlier controllers.
-func (h *Hosts) returned(ctx context.Context, k *host, bridge string, r Record) {
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
-	defer cancel()
-	for {
-		if inv, err := k.client.Inventory(); err == nil {
-			b, _ := inv.Bridge(bridge)
-			if slices.ContainsFunc(b.Controllers, func(c Controller) bool { return c.Connected && r.Before.has(c.Target) }) {
-				return
-			}
-		}
-		if !sleep(ctx, pollEvery) {
-			h.o.Log.Warn("none of the earlier controllers has come back", "endpoint", string(k.endpoint), "bridge", bridge)
-			return
-		}
-	}
 }
 
 // resume finishes what was left half done at an endpoint: by an earlier run, or by a
@@ -734,20 +766,18 @@ func (h *Hosts) finish(ctx context.Context, k *host, a Adoption) error {
 		return h.drop(ctx, a) // nothing has been changed yet
 	case err != nil:
 		return err
-	case s.record.Phase == PhaseAdopted:
-		a.Record = s.record
-		return h.save(ctx, a)
 	}
-	x := &adopting{a: a, fresh: !s.primary(), changes: true}
+	x := &adopting{a: a, fresh: !s.primary(), join: true, changes: true}
 	x.a.Record = s.record
 	if err := h.joined(ctx, k, x, true); err != nil {
 		return err
 	}
-	if err := h.takeOver(ctx, k, x); err != nil {
-		return err
+	if s.record.Phase != PhaseAdopted {
+		if err := h.takeOver(ctx, k, x); err != nil {
+			return err
+		}
 	}
-	h.confirm(ctx, k, x)
-	return nil
+	return h.confirm(ctx, k, x)
 }
 
 // View is a bridge as the API shows it.
