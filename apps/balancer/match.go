@@ -33,10 +33,11 @@ func (in vipInput) portMatches(base []ofproto.Field, l ListenerRecord, port uint
 	base = append(base, ofproto.IPProto(proto))
 	ports := in.ports(l)
 	if ports.all() {
-		// Fragments behind the first have no ports, and would be spread by other bits than
-		// the first one. Where packets are spread by their addresses all go the same way.
+		// Fragments have no ports in Open vSwitch, the first one neither, and would be spread
+		// by other bits than whole packets. Where the addresses alone count they go the same
+		// way.
 		if in.caps.Nicira && in.document(l).Pool.Persistence == PersistenceNone {
-			base = append(base, ofproto.IPFrag(0, ofproto.FragLater))
+			base = append(base, ofproto.IPFrag(0, ofproto.FragAny))
 		}
 		return [][]ofproto.Field{base}
 	}
