@@ -820,7 +820,8 @@ const (
 )
 
 // IPFrag matches the bits of FragAny and FragLater that mask has (Open vSwitch): with
-// value 0 and mask FragLater all packets that have their ports.
+// value 0 and mask FragAny all packets that are no fragments. Unless set otherwise, Open
+// vSwitch matches no fragment, the first neither, by ports: those read as 0.
 func IPFrag(value, mask uint8) Field {
 	return Field{Type: FieldNXMIPFrag, Value: []byte{value & mask}, Mask: []byte{mask}}
 }

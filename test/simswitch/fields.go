@@ -167,6 +167,11 @@ func (p *inFlight) option(icmpType, option uint8) bool {
 func (p *inFlight) get(t ofproto.FieldType) (value []byte, ok bool) {
 	u16 := func(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
 	t = canonical(t)
+	if t >= ofproto.FieldTCPSrc && t <= ofproto.FieldSCTPDst && p.decoded.Fragment() {
+		// As in Open vSwitch, fragments have no ports: they read as zero.
+		proto := [...]uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP}[(t-ofproto.FieldTCPSrc)/2]
+		return []byte{0, 0}, p.decoded.Proto() == proto
+	}
 	if at, n, ok := p.span(t); ok {
 		return slices.Clone(p.frame[at : at+n]), true
 	}
@@ -205,11 +210,6 @@ func (p *inFlight) get(t ofproto.FieldType) (value []byte, ok bool) {
 		nd, ok := p.decoded.ND()
 		want := packet.ICMPv6NeighborSolicitation + uint8(t-ofproto.FieldIPv6NDSLL)
 		return make([]byte, 6), ok && nd.Type == want
-	case ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst:
-		// So do the ports of fragments behind the first.
-		proto := [...]uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP}[(t-ofproto.FieldTCPSrc)/2]
-		b, ok := p.fragment()
-		return []byte{0, 0}, ok && b[0]&ofproto.FragLater != 0 && p.decoded.Proto() == proto
 	}
 	if n := t.Len(); scratchField(t) && n > 0 {
 		if v, ok := p.scratch[t]; ok {
