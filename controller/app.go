@@ -47,6 +47,8 @@ type Source struct {
 
 	seq uint64    // of this assignment; set by the core
 	at  time.Time // of it
+	// again: it replaced one that the session had not taken yet.
+	again bool
 }
 
 // Started says that the core loop runs. It is the first event.

@@ -18,6 +18,11 @@ const (
 	// planSize is about how many messages one plan holds. One bundle must not hold
 	// up what comes after it for long.
 	planSize = 4096
+	// planFirst is how many the first one after a rest holds, and planGrows by how much
+	// the next may be larger: what is changed over and over is caught before all of it
+	// is on its way, and a switch that comes back empty has work at once.
+	planFirst = 64
+	planGrows = 8
 	// auditEvery is how often a switch is read back although nothing is known to be
 	// wrong, give or take a third.
 	auditEvery = 45 * time.Second
@@ -70,6 +75,7 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	w := &worker{
 		session: s, waiting: map[flowtable.PartKey]Source{}, hot: map[flowtable.PartKey]hotSource{}, compiled: map[flowtable.PartKey]Source{},
 		broken: map[flowtable.PartKey]bool{}, retries: map[flowtable.PartKey]retry{}, installed: installed,
+		window: planFirst,
 	}
 	audit := time.NewTimer(auditDelay())
 	defer audit.Stop()
@@ -120,6 +126,7 @@ type worker struct {
 	retries      map[flowtable.PartKey]retry
 	removedInAir []removedFlow // entries of parts in the air that were removed
 	air          *flight       // committed, and not landed; nil: none
+	window       int           // how many messages the next plan holds
 	last         *flight       // that landed
 	lastTook     time.Duration
 	folded       folded
@@ -166,6 +173,7 @@ func (w *worker) step(ctx context.Context) error {
 		if w.table.Dirty() || w.due() {
 			continue
 		}
+		w.window = planFirst
 		if len(w.hot) > 0 {
 			return nil
 		}
@@ -177,7 +185,8 @@ func (w *worker) step(ctx context.Context) error {
 // before the one in the air has landed; else it has been carried out.
 func (w *worker) next(ctx context.Context) (*flight, error) {
 	for w.table.Dirty() && (w.air == nil || w.air.commit != nil && !w.waitsForLanding()) {
-		plan := w.table.Plan(planSize)
+		plan := w.table.Plan(w.window)
+		w.window = min(w.window*planGrows, planSize)
 		failed := maps.Clone(plan.Blocked)
 		if plan.Len() > 0 && w.caps.Bundles {
 			return w.launch(&plan, failed)
@@ -225,10 +234,10 @@ func (w *worker) land(ctx context.Context, next *flight) (*flight, error) {
 
 // landed reports a flight whose outcome is known.
 func (w *worker) landed(ctx context.Context, f *flight) {
-	if f.plan.Len() > 0 {
-		w.last, w.lastTook = f, time.Since(f.at)
-	}
 	w.report(ctx, f.plan, f.failed)
+	if f.plan.Len() > 0 {
+		w.last, w.lastTook = &flight{plan: &flowtable.Plan{Parts: f.plan.Parts}, at: f.at}, time.Since(f.at)
+	}
 }
 
 // waitsForLanding says whether something is to be done while nothing is in the air.
@@ -251,9 +260,9 @@ func (w *worker) due() bool {
 	return false
 }
 
-// refill takes over what was assigned since. A part that is assigned again while the
-// switch is still busy with the last assignment is hot: more of it is likely to come,
-// and each would be sent for nothing but the last.
+// refill takes over what was assigned since. A part that is assigned again while its
+// last assignment is on its way, or waits for the switch, is hot: more of it is likely
+// to come, and each would be sent for nothing but the last.
 func (w *worker) refill(now time.Time) (complete bool) {
 	w.mu.Lock()
 	sources, complete := w.sources, w.complete
@@ -262,19 +271,23 @@ func (w *worker) refill(now time.Time) (complete bool) {
 	}
 	w.mu.Unlock()
 	for key, src := range sources {
-		h, hot := w.hot[key]
-		_, waits := w.waiting[key]
-		switch {
-		case hot:
+		if h, hot := w.hot[key]; hot {
 			h.Source = src
 			w.hot[key] = h
-		case waits:
-			w.waiting[key] = src
-		case w.ready && (w.air.has(key) && src.at.After(w.air.at) || w.last.has(key) && src.at.After(w.last.at) && !src.at.After(w.last.at.Add(w.lastTook))):
-			w.hot[key] = hotSource{Source: src, since: src.at}
-		default:
-			w.enlist(key, src)
+			continue
 		}
+		_, waits := w.waiting[key]
+		if waits && (w.air == nil || len(w.waiting) > planFirst) {
+			w.waiting[key] = src // of many: a switch that is brought up to date must not wait
+			continue
+		}
+		busy := w.air != nil || w.last != nil && src.at.After(w.last.at) && !src.at.After(w.last.at.Add(w.lastTook))
+		if w.ready && busy && (waits || src.again || w.air.has(key) || w.last.has(key) || w.table.Unqueue(key)) {
+			w.hot[key] = hotSource{Source: src, since: src.at}
+			delete(w.waiting, key)
+			continue
+		}
+		w.enlist(key, src)
 	}
 	for key, h := range w.hot {
 		if !w.coolAt(h).After(now) {
@@ -302,7 +315,7 @@ func (w *worker) coolAt(h hotSource) time.Time {
 // them, or, where plans may be made of some, about as much as one plan holds, so that
 // the switch has something to do while the rest is compiled. Parts in the air wait.
 func (w *worker) compile(results map[flowtable.PartKey]error) {
-	most := planSize
+	most := w.window
 	if !w.ready || w.shut != nil || w.caps.OneTable() {
 		most = math.MaxInt
 	}
@@ -317,7 +330,10 @@ func (w *worker) compile(results map[flowtable.PartKey]error) {
 				later = append(later, key)
 				continue
 			}
-			src := w.waiting[key]
+			src, waits := w.waiting[key]
+			if !waits {
+				continue // hot meanwhile
+			}
 			delete(w.waiting, key)
 			if !w.caps.Holds {
 				src.Build, src.Refused = nil, errIgnores
@@ -713,8 +729,7 @@ func (s *session) applyPhase(ctx context.Context, mods []flowtable.Mod, failed m
 func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	expected, _ := s.table.Counts()
-	in := flowtable.NewInstalled(expected)
+	in := s.table.NewInstalled()
 	err := s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
 		return each(ofproto.GroupDescOf(b), func(g ofproto.GroupDesc) { in.AddGroup(g.Group, g.Type, g.Buckets) })
 	})

@@ -654,6 +654,7 @@ func (s *session) wake() {
 func (s *session) assign(parts map[flowtable.PartKey]Source, complete bool) {
 	s.mu.Lock()
 	for k, v := range parts {
+		_, v.again = s.sources[k]
 		s.sources[k] = v
 	}
 	s.complete = s.complete || complete

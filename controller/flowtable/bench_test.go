@@ -72,7 +72,7 @@ func BenchmarkProgram(b *testing.B) {
 		for i, p := range parts {
 			require.NoError(b, t.SetPart(benchKey(i), p))
 		}
-		t.ReadBack(flowtable.NewInstalled(0))
+		t.ReadBack(t.NewInstalled())
 		mods := 0
 		for t.Dirty() {
 			plan := t.Plan(4096)
@@ -94,7 +94,7 @@ func BenchmarkReadBack(b *testing.B) {
 		p.Flows[0].Instructions = nil
 		require.NoError(b, t.SetPart(benchKey(i), p))
 	}
-	t.ReadBack(flowtable.NewInstalled(0))
+	t.ReadBack(t.NewInstalled())
 	var flows []ofproto.FlowStats
 	plan := t.Plan(1 << 20)
 	for _, m := range plan.SetFlows {
@@ -107,7 +107,7 @@ func BenchmarkReadBack(b *testing.B) {
 	require.Len(b, flows, 100_000)
 	b.ReportAllocs()
 	for b.Loop() {
-		in := flowtable.NewInstalled(len(flows))
+		in := t.NewInstalled()
 		for _, f := range flows {
 			in.AddFlow(f)
 		}

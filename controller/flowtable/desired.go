@@ -20,11 +20,15 @@ type DesiredGroup struct {
 // buckets are shared: nobody may write to them.
 func (t *Table) Desired() (flows []DesiredFlow, groups []DesiredGroup) {
 	flows, groups = make([]DesiredFlow, 0, len(t.flows)), make([]DesiredGroup, 0, len(t.groups))
-	for _, w := range t.flows {
-		flows = append(flows, DesiredFlow{w.part, w.flow, w.cookie})
+	for _, f := range t.flows {
+		if f.part != nil {
+			flows = append(flows, DesiredFlow{f.part.key, f.desired(), f.cookie})
+		}
 	}
-	for _, w := range t.groups {
-		groups = append(groups, DesiredGroup{w.part, w.group})
+	for _, g := range t.groups {
+		if g.part != nil {
+			groups = append(groups, DesiredGroup{g.part.key, g.group})
+		}
 	}
 	return flows, groups
 }
@@ -35,11 +39,10 @@ func Altered(f ofproto.FlowStats) bool {
 	if !OwnsCookie(f.Cookie) {
 		return false
 	}
-	k := FlowKey{Table: f.Table, Priority: f.Priority, Match: string(f.Match.Canonical())}
-	return cookieOf(uint8(f.Cookie>>44&0xf), CookieApp(f.Cookie), k, f.RawInstructions) != f.Cookie
+	return contentOf(f, f.Match.Canonical()) != f.Cookie
 }
 
 // SameGroup says whether two group entries do the same to every packet.
 func SameGroup(a, b Group) bool {
-	return a.ID == b.ID && describe(a.Type, a.Buckets) == describe(b.Type, b.Buckets)
+	return a.ID == b.ID && string(appendDescription(nil, a.Type, a.Buckets)) == string(appendDescription(nil, b.Type, b.Buckets))
 }

@@ -117,10 +117,10 @@ func keyOf(f Flow) FlowKey {
 	return FlowKey{Table: f.Table, Priority: f.Priority, Match: string(f.Match)}
 }
 
-// addMessage is the flow-mod that installs f under a cookie.
-func addMessage(f Flow, cookie uint64) *ofproto.FlowMod {
-	return &ofproto.FlowMod{
-		Cookie:       cookie,
+// addMessage makes m the flow-mod that installs f as it is desired.
+func addMessage(m *ofproto.FlowMod, f *flow) {
+	*m = ofproto.FlowMod{
+		Cookie:       f.cookie,
 		Table:        f.Table,
 		Command:      ofproto.FlowAdd,
 		Priority:     f.Priority,
@@ -128,8 +128,8 @@ func addMessage(f Flow, cookie uint64) *ofproto.FlowMod {
 		OutPort:      ofproto.PortAny,
 		OutGroup:     ofproto.GroupAny,
 		Flags:        ofproto.FlagSendFlowRem,
-		Match:        f.Match,
-		Instructions: f.Instructions,
+		Match:        f.match,
+		Instructions: f.instructions,
 	}
 }
 
@@ -157,18 +157,18 @@ func deleteMessage(k FlowKey, cookie uint64) *ofproto.FlowMod {
 // cookieOf hashes the content of a flow: table, priority, match and instructions as
 // they stand on the wire, with FNV-1a folded to 40 bits. Flags are the same for all
 // flows of ours, and not every switch reports them.
-func cookieOf(version uint8, app AppID, k FlowKey, instructions []byte) uint64 {
+func cookieOf(version uint8, app AppID, table ofproto.Table, priority uint16, match ofproto.Match, instructions []byte) uint64 {
+	const prime = 1099511628211
 	h := uint64(14695981039346656037)
-	add := func(b byte) { h = (h ^ uint64(b)) * 1099511628211 }
-	add(byte(k.Table))
-	add(byte(k.Priority >> 8))
-	add(byte(k.Priority))
-	for i := range len(k.Match) {
-		add(k.Match[i])
+	h = (h ^ uint64(table)) * prime
+	h = (h ^ uint64(priority>>8)) * prime
+	h = (h ^ uint64(priority&0xff)) * prime
+	for _, b := range match {
+		h = (h ^ uint64(b)) * prime
 	}
-	add(0)
+	h *= prime // a zero byte
 	for _, b := range instructions {
-		add(b)
+		h = (h ^ uint64(b)) * prime
 	}
 	h ^= h >> 40
 	return cookieMagic | uint64(version&0xf)<<44 | uint64(app&0xf)<<40 | h&cookieHashMask
@@ -204,16 +204,18 @@ func bucketRefs(bs []ofproto.Bucket, yield func(ofproto.GroupID)) {
 	}
 }
 
-// describe returns the bytes by which two group descriptions are compared: those
-// of the group-mod, without weights where they mean nothing.
-func describe(t ofproto.GroupType, bs []ofproto.Bucket) string {
-	if t != ofproto.GroupTypeSelect {
+// appendDescription appends the bytes by which two group descriptions are compared:
+// those of the group-mod, without weights where they mean nothing.
+func appendDescription(b []byte, t ofproto.GroupType, bs []ofproto.Bucket) []byte {
+	if t != ofproto.GroupTypeSelect && slices.ContainsFunc(bs, func(b ofproto.Bucket) bool { return b.Weight != 0 }) {
 		bs = slices.Clone(bs)
 		for i := range bs {
 			bs[i].Weight = 0
 		}
 	}
-	return string(ofproto.Append(nil, 0, &ofproto.GroupMod{Type: t, Buckets: bs})[ofproto.HeaderLen:])
+	start := len(b)
+	b = ofproto.Append(b, 0, &ofproto.GroupMod{Type: t, Buckets: bs})
+	return append(b[:start], b[start+ofproto.HeaderLen:]...)
 }
 
 // descRefs returns the groups that a described group refers to.

@@ -98,7 +98,7 @@ func (r *rig) sync() (sent int) {
 
 // readBack makes the table believe what the switch says.
 func (r *rig) readBack() {
-	in := flowtable.NewInstalled(0)
+	in := r.table.NewInstalled()
 	for _, f := range r.sw.Flows() {
 		in.AddFlow(f.Stats())
 	}

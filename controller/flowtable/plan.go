@@ -13,10 +13,10 @@ type Mod struct {
 	Part    PartKey
 	Message ofproto.Message // *ofproto.FlowMod, *ofproto.GroupMod or *ofproto.MeterMod
 
-	flow   FlowKey // of a flow-mod
+	flow   *flow // of a flow-mod
 	cookie uint64
-	group  ofproto.GroupID // of a group-mod
-	meter  Meter           // of a meter-mod
+	group  *group // of a group-mod
+	meter  Meter  // of a meter-mod
 	desc   string
 	remove bool
 	fresh  bool // it adds what was not there
@@ -32,7 +32,7 @@ func (m *Mod) String() string {
 		return fmt.Sprintf("%s meter %#x", verb, m.meter.ID)
 	}
 	if _, ok := m.Message.(*ofproto.GroupMod); ok {
-		return fmt.Sprintf("%s group %#x of %s", verb, uint32(m.group), m.Part)
+		return fmt.Sprintf("%s group %#x of %s", verb, uint32(m.group.id), m.Part)
 	}
 	return fmt.Sprintf("%s flow table=%d,priority=%d,%s of %s", verb, m.flow.Table, m.flow.Priority, ofproto.Match(m.flow.Match), m.Part)
 }
@@ -49,6 +49,8 @@ type Plan struct {
 	SetGroups    []Mod // those referred to before those that refer
 	SetFlows     []Mod // the last table first, so that no entry goes to a table not yet filled
 	DeleteGroups []Mod // those that refer before those referred to
+
+	atomic []Mod // all of them, where they lie one behind the other
 }
 
 // Len is the number of messages.
@@ -59,6 +61,9 @@ func (p *Plan) Len() int {
 // Atomic returns the messages in the order for one atomic, ordered bundle:
 // deletions first, so that a full table has room.
 func (p *Plan) Atomic() []Mod {
+	if p.atomic != nil {
+		return p.atomic
+	}
 	return slices.Concat(p.DeleteFlows, p.SetGroups, p.SetFlows, p.DeleteGroups)
 }
 
@@ -165,8 +170,8 @@ func (p *Plan) adds() int {
 func (t *Table) Undo(p *Plan, of func(PartKey) bool) [][]Mod {
 	var flows, groups []Mod
 	for _, m := range p.SetFlows {
-		if c, has := t.hasFlows[m.flow]; m.fresh && has && c == m.cookie && of(m.Part) {
-			flows = append(flows, Mod{Part: m.Part, Message: deleteMessage(m.flow, c), flow: m.flow, cookie: c, remove: true})
+		if f := m.flow; m.fresh && f.held && f.has == m.cookie && of(m.Part) {
+			flows = append(flows, Mod{Part: m.Part, Message: deleteMessage(f.FlowKey, f.has), flow: f, cookie: f.has, remove: true})
 		}
 	}
 	deepest := 0
@@ -174,22 +179,29 @@ func (t *Table) Undo(p *Plan, of func(PartKey) bool) [][]Mod {
 		deepest = max(deepest, m.depth)
 	}
 	for _, m := range p.SetGroups {
-		if _, has := t.hasGroups[m.group]; m.fresh && has && of(m.Part) {
-			groups = append(groups, Mod{Part: m.Part, Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: m.group}, group: m.group, remove: true, depth: deepest - m.depth})
+		if m.fresh && m.group.held && of(m.Part) {
+			groups = append(groups, deleteGroup(m.Part, m.group, deepest-m.depth))
 		}
 	}
 	phases := slices.Concat([][]Mod{flows}, byDepth(groups))
 	return slices.DeleteFunc(phases, func(ms []Mod) bool { return len(ms) == 0 })
 }
 
+func deleteGroup(key PartKey, g *group, depth int) Mod {
+	return Mod{Part: key, Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: g.id}, group: g, remove: true, depth: depth}
+}
+
 // Plan takes dirty parts off the queue until they need about most messages, and
 // returns what brings the switch to their desired state. A part is never split.
-// The caller reports each message with Applied or gives the part back with MarkDirty.
+// The caller reports each message with Applied or Failed. Until it has, the parts of the
+// plan are to be left alone; other parts may be planned.
 func (t *Table) Plan(most int) Plan {
 	p := Plan{Blocked: map[PartKey]error{}}
-	var setGroups []ofproto.GroupID
-	var deleteGroups []Mod
-	for p.Len()+len(setGroups)+len(deleteGroups) < most {
+	var deleteFlows, setFlows []*flow
+	var setGroups []*group
+	var deletions []Mod  // of groups
+	var owners []PartKey // of deleteFlows
+	for len(deleteFlows)+len(setFlows)+len(setGroups)+len(deletions) < most {
 		key, ok := t.next()
 		if !ok {
 			break
@@ -203,24 +215,26 @@ func (t *Table) Plan(most int) Plan {
 			p.Blocked[key] = err
 			continue
 		}
-		for k := range part.staleFlows {
-			if c, ok := t.hasFlows[k]; ok && !t.wantsFlow(k) {
-				p.DeleteFlows = append(p.DeleteFlows, Mod{Part: key, Message: deleteMessage(k, c), flow: k, cookie: c, remove: true})
+		for _, f := range part.staleFlows {
+			if f.held && f.part == nil && !f.leaving {
+				f.leaving = true
+				deleteFlows, owners = append(deleteFlows, f), append(owners, key)
 			}
 		}
-		for _, id := range part.groups {
-			if t.hasGroups[id] != t.groups[id].desc {
-				setGroups = append(setGroups, id)
+		for _, g := range part.groups {
+			if !g.installed() {
+				setGroups = append(setGroups, g)
 			}
 		}
 		for _, f := range part.flows {
-			if c, ok := t.hasFlows[f.FlowKey]; !ok || c != f.cookie {
-				p.SetFlows = append(p.SetFlows, Mod{Part: key, Message: addMessage(t.flows[f.FlowKey].flow, f.cookie), flow: f.FlowKey, cookie: f.cookie, fresh: !ok})
+			if !f.installed() {
+				setFlows = append(setFlows, f)
 			}
 		}
-		for id := range part.staleGroups {
-			if _, ok := t.hasGroups[id]; ok && !t.wantsGroup(id) {
-				deleteGroups = append(deleteGroups, Mod{Part: key, Message: &ofproto.GroupMod{Command: ofproto.GroupDelete, Group: id}, group: id, remove: true})
+		for _, g := range part.staleGroups {
+			if g.held && g.part == nil && !g.leaving {
+				g.leaving = true
+				deletions = append(deletions, deleteGroup(key, g, 0))
 			}
 		}
 		part.staleFlows, part.staleGroups = nil, nil
@@ -228,19 +242,28 @@ func (t *Table) Plan(most int) Plan {
 			delete(t.parts, key)
 		}
 	}
-	p.SetGroups = t.orderGroups(setGroups)
-	slices.SortStableFunc(p.SetFlows, func(a, b Mod) int {
-		return cmp.Or(-cmp.Compare(a.flow.Table, b.flow.Table), -cmp.Compare(a.flow.Priority, b.flow.Priority), cmp.Compare(a.flow.Match, b.flow.Match))
+	slices.SortFunc(setFlows, func(a, b *flow) int {
+		return cmp.Or(-cmp.Compare(a.Table, b.Table), -cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Match, b.Match))
 	})
-	slices.SortFunc(p.DeleteFlows, func(a, b Mod) int {
+	mods := make([]Mod, 0, len(deleteFlows)+len(setGroups)+len(setFlows)+len(deletions))
+	for i, f := range deleteFlows {
+		mods = append(mods, Mod{Part: owners[i], Message: deleteMessage(f.FlowKey, f.has), flow: f, cookie: f.has, remove: true})
+	}
+	slices.SortFunc(mods, func(a, b Mod) int {
 		return cmp.Or(cmp.Compare(a.flow.Table, b.flow.Table), cmp.Compare(a.flow.Priority, b.flow.Priority), cmp.Compare(a.flow.Match, b.flow.Match))
 	})
-	p.DeleteGroups = t.orderDeletions(deleteGroups)
+	mods = t.orderGroups(mods, setGroups)
+	messages := make([]ofproto.FlowMod, len(setFlows))
+	for i, f := range setFlows {
+		addMessage(&messages[i], f)
+		mods = append(mods, Mod{Part: f.part.key, Message: &messages[i], flow: f, cookie: f.cookie, fresh: !f.held || f.leaving})
+	}
+	mods = append(mods, t.orderDeletions(deletions)...)
+	n := [...]int{len(deleteFlows), len(deleteFlows) + len(setGroups), len(deleteFlows) + len(setGroups) + len(setFlows)}
+	p.DeleteFlows, p.SetGroups, p.SetFlows, p.DeleteGroups = mods[:n[0]:n[0]], mods[n[0]:n[1]:n[1]], mods[n[1]:n[2]:n[2]], mods[n[2]:]
+	p.atomic = mods
 	return p
 }
-
-func (t *Table) wantsFlow(k FlowKey) bool           { _, ok := t.flows[k]; return ok }
-func (t *Table) wantsGroup(id ofproto.GroupID) bool { _, ok := t.groups[id]; return ok }
 
 // blocked says why a part cannot be installed: a foreign entry has the same
 // table, priority and match as one of its flows, and adding ours would replace it.
@@ -250,48 +273,56 @@ func (t *Table) blocked(p *part) error {
 	}
 	for _, f := range p.flows {
 		if c, ok := t.foreign[f.FlowKey]; ok {
-			return fmt.Errorf("%w: table %d, priority %d, match %s, cookie %#x", ErrForeign, f.Table, f.Priority, ofproto.Match(f.Match), c)
+			return fmt.Errorf("%w: table %d, priority %d, match %s, cookie %#x", ErrForeign, f.Table, f.Priority, f.match, c)
 		}
 	}
 	return nil
 }
 
-// orderGroups returns the group-mods of ids with every group after those it refers to.
-func (t *Table) orderGroups(ids []ofproto.GroupID) []Mod {
-	todo := make(map[ofproto.GroupID]bool, len(ids))
-	for _, id := range ids {
-		todo[id] = true
+// orderGroups appends the group-mods of a list with every group after those it refers
+// to.
+func (t *Table) orderGroups(mods []Mod, list []*group) []Mod {
+	if len(list) == 0 {
+		return mods
 	}
-	mods := make([]Mod, 0, len(ids))
-	depths := make(map[ofproto.GroupID]int, len(ids)) // plus one; of those visited
-	var visit func(ofproto.GroupID)
-	visit = func(id ofproto.GroupID) {
-		if !todo[id] {
-			return
-		}
-		delete(todo, id)
-		w := t.groups[id]
+	depths := make(map[ofproto.GroupID]int, len(list)) // plus one of those visited; 0: to be
+	for _, g := range list {
+		depths[g.id] = 0
+	}
+	messages := make([]ofproto.GroupMod, len(list))
+	var visit func(*group)
+	visit = func(g *group) {
+		depths[g.id] = 1 // a loop, which no switch takes, must not be followed for ever
 		depth := 0
-		bucketRefs(w.group.Buckets, func(ref ofproto.GroupID) {
-			visit(ref)
+		last := ofproto.GroupAny
+		bucketRefs(g.group.Buckets, func(ref ofproto.GroupID) {
+			if ref == last {
+				return
+			}
+			last = ref
+			d, among := depths[ref]
+			if !among {
+				return
+			}
+			if d == 0 {
+				visit(t.groups[ref])
+			}
 			depth = max(depth, depths[ref])
 		})
-		depths[id] = depth + 1
-		command := ofproto.GroupAdd
-		if _, ok := t.hasGroups[id]; ok {
-			command = ofproto.GroupModify
+		depths[g.id] = depth + 1
+		m := &messages[0]
+		messages = messages[1:]
+		fresh := !g.held || g.leaving
+		*m = ofproto.GroupMod{Command: ofproto.GroupModify, Type: g.group.Type, Group: g.id, Buckets: g.group.Buckets}
+		if fresh {
+			m.Command = ofproto.GroupAdd
 		}
-		mods = append(mods, Mod{
-			Part:    w.part,
-			Message: &ofproto.GroupMod{Command: command, Type: w.group.Type, Group: id, Buckets: w.group.Buckets},
-			group:   id,
-			desc:    w.desc,
-			fresh:   command == ofproto.GroupAdd,
-			depth:   depth,
-		})
+		mods = append(mods, Mod{Part: g.part.key, Message: m, group: g, desc: g.desc, fresh: fresh, depth: depth})
 	}
-	for _, id := range ids {
-		visit(id)
+	for _, g := range list {
+		if depths[g.id] == 0 {
+			visit(g)
+		}
 	}
 	return mods
 }
@@ -304,7 +335,7 @@ func (t *Table) orderDeletions(mods []Mod) []Mod {
 	}
 	refs := make(map[ofproto.GroupID][]ofproto.GroupID, len(mods))
 	for _, m := range mods {
-		refs[m.group] = descRefs(t.hasGroups[m.group])
+		refs[m.group.id] = descRefs(m.group.has)
 	}
 	depths := make(map[ofproto.GroupID]int, len(mods))
 	var sink func(id ofproto.GroupID, depth int)
@@ -320,13 +351,13 @@ func (t *Table) orderDeletions(mods []Mod) []Mod {
 		}
 	}
 	for _, m := range mods {
-		sink(m.group, depths[m.group])
+		sink(m.group.id, depths[m.group.id])
 	}
 	for i := range mods {
-		mods[i].depth = depths[mods[i].group]
+		mods[i].depth = depths[mods[i].group.id]
 	}
 	slices.SortFunc(mods, func(a, b Mod) int {
-		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.group, b.group))
+		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.group.id, b.group.id))
 	})
 	return mods
 }
@@ -337,19 +368,15 @@ func (t *Table) Applied(m *Mod) {
 	case *ofproto.MeterMod:
 		t.appliedMeter(m)
 	case *ofproto.GroupMod:
-		if m.remove {
-			delete(t.hasGroups, m.group)
-			delete(t.setGroups, m.group)
-		} else {
-			t.hasGroups[m.group] = m.desc
-			t.setGroups[m.group] = m.desc
-		}
+		g := m.group
+		t.holdGroup(g, !m.remove)
+		g.has, g.set, g.leaving = m.desc, m.desc, false
+		t.tidyGroup(g)
 	case *ofproto.FlowMod:
-		if m.remove {
-			delete(t.hasFlows, m.flow)
-		} else {
-			t.hasFlows[m.flow] = m.cookie
-		}
+		f := m.flow
+		t.holdFlow(f, !m.remove)
+		f.has, f.leaving = m.cookie, false
+		t.tidyFlow(f)
 	}
 }
 
@@ -366,12 +393,14 @@ func (t *Table) Failed(m *Mod) {
 	}
 	p := t.parts[m.Part]
 	if p == nil {
-		p = &part{}
+		p = &part{key: m.Part}
 		t.parts[m.Part] = p
 	}
-	if _, ok := m.Message.(*ofproto.GroupMod); ok {
-		p.staleGroup(m.group)
+	if m.group != nil {
+		m.group.leaving = false
+		p.staleGroups = append(p.staleGroups, m.group)
 	} else {
-		p.staleFlow(m.flow)
+		m.flow.leaving = false
+		p.staleFlows = append(p.staleFlows, m.flow)
 	}
 }

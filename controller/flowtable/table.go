@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/fairlead/fairlead/ofproto"
@@ -14,17 +15,17 @@ import (
 type Table struct {
 	pipeline *Pipeline
 	parts    map[PartKey]*part
-	flows    map[FlowKey]wantedFlow
-	groups   map[ofproto.GroupID]wantedGroup
+	// Every flow entry and group that a part desires, or the switch holds.
+	flows  map[FlowKey]*flow
+	groups map[ofproto.GroupID]*group
 
-	hasFlows  map[FlowKey]uint64 // cookie of each entry of ours
-	hasGroups map[ofproto.GroupID]string
-	foreign   map[FlowKey]uint64 // entries that are not ours, by cookie
+	heldFlows, heldGroups int // how many the switch holds
 
-	setGroups map[ofproto.GroupID]string // as last set and acknowledged
+	foreign map[FlowKey]uint64 // entries that are not ours, by cookie
+
 	// How many read-backs in a row found an object otherwise than it was set.
-	alteredFlows  map[FlowKey]int
-	alteredGroups map[ofproto.GroupID]int
+	alteredFlows  map[*flow]int
+	alteredGroups map[*group]int
 
 	meters meters
 
@@ -32,65 +33,71 @@ type Table struct {
 
 	queue   [classes][]PartKey // dirty parts by class, oldest first
 	queued  map[PartKey]bool
+	reading uint32       // number of the last read-back that was begun
+	cookies *cookieIndex // nil: to be made again
+	checked uint32       // number of the last part that was checked
 	scratch []byte
 }
 
 type part struct {
+	key    PartKey
 	class  Class
-	flows  []partFlow
-	groups []ofproto.GroupID
+	flows  []*flow
+	groups []*group
 	meters []uint32
-	// Objects the part no longer wants and the switch may still hold; nil when there
-	// are none, as of most parts.
-	staleFlows  map[FlowKey]struct{}
-	staleGroups map[ofproto.GroupID]struct{}
+	// Objects the part no longer wants and the switch may still hold.
+	staleFlows  []*flow
+	staleGroups []*group
 }
 
-// partFlow is a flow as its part knows it, so that comparing needs one look at what
-// the switch has, and none at what is wanted.
-type partFlow struct {
+// flow is an entry as it is desired and as the switch holds it.
+type flow struct {
 	FlowKey
-	cookie uint64
+	part         *part         // that desires it; nil: none
+	match        ofproto.Match // as desired
+	instructions []ofproto.Instruction
+	cookie       uint64 // of what is desired
+
+	held    bool   // by the switch
+	leaving bool   // its deletion is planned
+	has     uint64 // cookie of what is held; 0: it is not what its cookie says
+	seen    uint32 // by the read-back of that number
+	checked uint32 // named by the part of that number
 }
 
-func (p *part) staleFlow(k FlowKey) {
-	if p.staleFlows == nil {
-		p.staleFlows = map[FlowKey]struct{}{}
-	}
-	p.staleFlows[k] = struct{}{}
+// installed says whether the switch holds a flow as it is desired.
+func (f *flow) installed() bool { return f.held && f.has == f.cookie && !f.leaving }
+
+func (f *flow) desired() Flow {
+	return Flow{Table: f.Table, Priority: f.Priority, Match: f.match, Instructions: f.instructions}
 }
 
-func (p *part) staleGroup(id ofproto.GroupID) {
-	if p.staleGroups == nil {
-		p.staleGroups = map[ofproto.GroupID]struct{}{}
-	}
-	p.staleGroups[id] = struct{}{}
-}
-
-type wantedFlow struct {
-	part   PartKey
-	flow   Flow
-	cookie uint64
-}
-
-type wantedGroup struct {
-	part  PartKey
-	group Group
+// group is a group as it is desired and as the switch holds it.
+type group struct {
+	id    ofproto.GroupID
+	part  *part // that desires it; nil: none
+	group Group // as desired
 	desc  string
+
+	held    bool
+	leaving bool
+	has     string // description of what is held
+	set     string // as last set and acknowledged; "": never
+	seen    uint32
+	checked uint32
 }
+
+func (g *group) installed() bool { return g.held && g.has == g.desc && !g.leaving }
 
 // New returns an empty Table: nothing desired, nothing installed.
 func New(p *Pipeline) *Table {
 	return &Table{
-		pipeline:  p,
-		parts:     map[PartKey]*part{},
-		flows:     map[FlowKey]wantedFlow{},
-		groups:    map[ofproto.GroupID]wantedGroup{},
-		hasFlows:  map[FlowKey]uint64{},
-		hasGroups: map[ofproto.GroupID]string{},
-		foreign:   map[FlowKey]uint64{},
-		setGroups: map[ofproto.GroupID]string{},
-		queued:    map[PartKey]bool{},
+		pipeline: p,
+		parts:    map[PartKey]*part{},
+		flows:    map[FlowKey]*flow{},
+		groups:   map[ofproto.GroupID]*group{},
+		foreign:  map[FlowKey]uint64{},
+		queued:   map[PartKey]bool{},
 	}
 }
 
@@ -105,27 +112,33 @@ var (
 // SetPart replaces the desired state of a part and marks it dirty. On an error
 // (ErrPart) nothing changes: what the part had before stays desired.
 func (t *Table) SetPart(key PartKey, p Part) error {
-	if err := t.check(key, p); err != nil {
+	flows, groups, err := t.check(key, p)
+	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrPart, key, err)
 	}
+	now := &part{key: key, class: p.Class, flows: flows, groups: groups}
 	old := t.drop(key)
-	now := &part{flows: make([]partFlow, 0, len(p.Flows)), groups: make([]ofproto.GroupID, 0, len(p.Groups))}
+	for i, f := range flows {
+		from := &p.Flows[i]
+		t.scratch = ofproto.AppendInstructions(t.scratch[:0], from.Instructions)
+		f.part, f.match, f.instructions = now, from.Match, from.Instructions
+		f.cookie = cookieOf(t.pipeline.Version, key.App, f.Table, f.Priority, f.match, t.scratch)
+	}
+	for i, g := range groups {
+		from := &p.Groups[i]
+		g.part, g.group = now, *from
+		if t.scratch = appendDescription(t.scratch[:0], from.Type, from.Buckets); g.desc != string(t.scratch) {
+			if g.has == string(t.scratch) {
+				g.desc = g.has
+			} else {
+				g.desc = string(t.scratch)
+			}
+		}
+	}
 	if old != nil {
 		now.staleFlows, now.staleGroups = old.staleFlows, old.staleGroups
 	}
-	for _, f := range p.Flows {
-		k := keyOf(f)
-		t.scratch = ofproto.AppendInstructions(t.scratch[:0], f.Instructions)
-		c := cookieOf(t.pipeline.Version, key.App, k, t.scratch)
-		t.flows[k] = wantedFlow{part: key, flow: f, cookie: c}
-		now.flows = append(now.flows, partFlow{k, c})
-		delete(now.staleFlows, k)
-	}
-	for _, g := range p.Groups {
-		t.groups[g.ID] = wantedGroup{part: key, group: g, desc: describe(g.Type, g.Buckets)}
-		now.groups = append(now.groups, g.ID)
-		delete(now.staleGroups, g.ID)
-	}
+	t.clean(now)
 	now.meters = t.setPartMeters(key, p.Meters)
 	t.parts[key] = now
 	t.MarkDirty(key)
@@ -136,7 +149,7 @@ func (t *Table) SetPart(key PartKey, p Part) error {
 func (t *Table) DeletePart(key PartKey) {
 	if old := t.drop(key); old != nil {
 		old.flows, old.groups, old.meters = nil, nil, nil
-		t.parts[key] = old
+		t.clean(old)
 	}
 	t.MarkDirty(key)
 }
@@ -148,117 +161,245 @@ func (t *Table) drop(key PartKey) *part {
 		return nil
 	}
 	for _, f := range old.flows {
-		delete(t.flows, f.FlowKey)
-		old.staleFlow(f.FlowKey)
+		f.part = nil
 	}
-	for _, id := range old.groups {
-		delete(t.groups, id)
-		old.staleGroup(id)
+	for _, g := range old.groups {
+		g.part = nil
 	}
+	old.staleFlows = append(old.staleFlows, old.flows...)
+	old.staleGroups = append(old.staleGroups, old.groups...)
 	for _, id := range old.meters {
 		delete(t.meters.parts, id)
 	}
 	return old
 }
 
-// check asserts a part against the pipeline, and that its references close.
-func (t *Table) check(key PartKey, p Part) error {
-	ids := make(map[ofproto.GroupID]bool, len(p.Groups))
-	for _, g := range p.Groups {
-		if !OwnsGroup(g.ID) {
-			return fmt.Errorf("group %#x is outside our range", uint32(g.ID))
+// clean forgets of what a part has left behind whatever is desired again, or not held
+// by the switch.
+func (t *Table) clean(p *part) {
+	p.staleFlows = slices.DeleteFunc(p.staleFlows, func(f *flow) bool { t.tidyFlow(f); return f.part != nil || !f.held })
+	p.staleGroups = slices.DeleteFunc(p.staleGroups, func(g *group) bool { t.tidyGroup(g); return g.part != nil || !g.held })
+	if len(p.staleFlows) == 0 {
+		p.staleFlows = nil
+	}
+	if len(p.staleGroups) == 0 {
+		p.staleGroups = nil
+	}
+}
+
+// tidyFlow forgets a flow that is neither desired nor held.
+func (t *Table) tidyFlow(f *flow) {
+	if f.part == nil && !f.held && t.flows[f.FlowKey] == f {
+		delete(t.flows, f.FlowKey)
+	}
+}
+
+func (t *Table) tidyGroup(g *group) {
+	if g.part == nil && !g.held && t.groups[g.id] == g {
+		delete(t.groups, g.id)
+	}
+}
+
+// holdFlow records whether the switch holds a flow; the caller says what it holds.
+func (t *Table) holdFlow(f *flow, held bool) {
+	t.cookies = nil
+	if f.held != held {
+		f.held = held
+		if held {
+			t.heldFlows++
+		} else {
+			t.heldFlows--
 		}
-		if ids[g.ID] {
-			return fmt.Errorf("group %#x appears twice", uint32(g.ID))
+	}
+}
+
+func (t *Table) holdGroup(g *group, held bool) {
+	if g.held != held {
+		g.held = held
+		if held {
+			t.heldGroups++
+		} else {
+			t.heldGroups--
 		}
+	}
+}
+
+// check asserts a part against the pipeline, and that its references close. It returns
+// the part's flows and groups in their order; on an error it leaves nothing of them.
+func (t *Table) check(key PartKey, p Part) (flows []*flow, groups []*group, err error) {
+	t.checked++
+	defer func() {
+		if err != nil {
+			for _, f := range flows {
+				t.tidyFlow(f)
+			}
+			for _, g := range groups {
+				t.tidyGroup(g)
+			}
+		}
+	}()
+	groups = make([]*group, 0, len(p.Groups))
+	for i := range p.Groups {
+		id := p.Groups[i].ID
+		if !OwnsGroup(id) {
+			return flows, groups, fmt.Errorf("group %#x is outside our range", uint32(id))
+		}
+		g := t.groups[id]
+		switch {
+		case g == nil:
+			g = &group{id: id}
+			t.groups[id] = g
+		case g.checked == t.checked:
+			return flows, groups, fmt.Errorf("group %#x appears twice", uint32(id))
+		case g.part != nil && g.part.key != key:
+			return flows, groups, fmt.Errorf("group %#x belongs to part %s", uint32(id), g.part.key)
+		}
+		g.checked = t.checked
+		groups = append(groups, g)
 		// Open vSwitch takes a group without a bucket and drops its packets silently.
-		if len(g.Buckets) == 0 {
-			return fmt.Errorf("group %#x has no bucket", uint32(g.ID))
+		if len(p.Groups[i].Buckets) == 0 {
+			return flows, groups, fmt.Errorf("group %#x has no bucket", uint32(id))
 		}
-		if w, ok := t.groups[g.ID]; ok && w.part != key {
-			return fmt.Errorf("group %#x belongs to part %s", uint32(g.ID), w.part)
-		}
-		ids[g.ID] = true
 	}
 	var missing error
 	ref := func(id ofproto.GroupID) {
-		if !ids[id] {
+		if g := t.groups[id]; g == nil || g.checked != t.checked {
 			missing = fmt.Errorf("group %#x is referred to and not in the part", uint32(id))
 		}
 	}
-	for _, g := range p.Groups {
-		bucketRefs(g.Buckets, ref)
+	for i := range p.Groups {
+		bucketRefs(p.Groups[i].Buckets, ref)
 	}
 	for _, m := range p.Meters {
 		if w, ok := t.meters.parts[m.ID]; ok && w.part != key {
-			return fmt.Errorf("meter %#x belongs to part %s", m.ID, w.part)
+			return flows, groups, fmt.Errorf("meter %#x belongs to part %s", m.ID, w.part)
 		}
 	}
-	seen := make(map[FlowKey]bool, len(p.Flows))
-	for _, f := range p.Flows {
-		if err := t.pipeline.Check(key.App, f); err != nil {
-			return err
+	flows = make([]*flow, 0, len(p.Flows))
+	var fresh []flow // one allocation for all
+	for i := range p.Flows {
+		from := &p.Flows[i]
+		if err := t.pipeline.Check(key.App, *from); err != nil {
+			return flows, groups, err
 		}
-		k := keyOf(f)
-		if seen[k] {
-			return fmt.Errorf("two flows with table %d, priority %d, match %s", f.Table, f.Priority, f.Match)
+		// This form of the key makes no string of its own.
+		f := t.flows[FlowKey{Table: from.Table, Priority: from.Priority, Match: string(from.Match)}]
+		switch {
+		case f == nil:
+			if len(fresh) == 0 {
+				fresh = make([]flow, len(p.Flows)-i)
+			}
+			f, fresh = &fresh[0], fresh[1:]
+			f.FlowKey = keyOf(*from)
+			t.flows[f.FlowKey] = f
+		case f.checked == t.checked:
+			return flows, groups, fmt.Errorf("two flows with table %d, priority %d, match %s", from.Table, from.Priority, from.Match)
+		case f.part != nil && f.part.key != key:
+			return flows, groups, fmt.Errorf("flow table %d, priority %d, match %s belongs to part %s", from.Table, from.Priority, from.Match, f.part.key)
 		}
-		if w, ok := t.flows[k]; ok && w.part != key {
-			return fmt.Errorf("flow table %d, priority %d, match %s belongs to part %s", f.Table, f.Priority, f.Match, w.part)
-		}
-		seen[k] = true
-		groupRefs(f.Instructions, ref)
+		f.checked = t.checked
+		flows = append(flows, f)
+		groupRefs(from.Instructions, ref)
 	}
-	return missing
+	return flows, groups, missing
 }
 
-// Installed is what one complete read-back of a switch reported.
+// Installed is what one complete read-back of a switch reported, as far as it is not
+// what a Table knows already.
 type Installed struct {
-	flows   map[FlowKey]uint64
+	table   *Table // nil: all is recorded
+	number  uint32
+	same    int // flows that the switch holds as the table knows: those ticked off
+	index   *cookieIndex
+	ticks   ticks
+	flows   []reportedFlow
 	groups  map[ofproto.GroupID]string
 	foreign map[FlowKey]uint64
-	meters  map[uint32]uint32    // rate by id
-	altered map[FlowKey]struct{} // of flows
+	meters  map[uint32]uint32 // rate by id
 	scratch ofproto.Match
+	desc    []byte
 }
 
-// NewInstalled returns an empty read-back. flows is about how many of ours are
-// expected, which spares growing for them.
-func NewInstalled(flows int) *Installed {
-	return &Installed{
-		flows: make(map[FlowKey]uint64, flows), groups: map[ofproto.GroupID]string{},
-		foreign: map[FlowKey]uint64{}, altered: map[FlowKey]struct{}{},
-	}
+type reportedFlow struct {
+	FlowKey
+	cookie  uint64
+	altered bool
 }
 
-// Len returns how many flows and groups were recorded.
-func (in *Installed) Len() int { return len(in.flows) + len(in.foreign) + len(in.groups) }
+// NewInstalled returns an empty read-back that records everything.
+func NewInstalled() *Installed {
+	return &Installed{groups: map[ofproto.GroupID]string{}, foreign: map[FlowKey]uint64{}}
+}
+
+// NewInstalled returns an empty read-back for this table: flows that the switch holds
+// as the table knows are ticked off as they come, and cost no memory. Until ReadBack is
+// called with it, or nothing comes of it, the table must be left alone.
+func (t *Table) NewInstalled() *Installed {
+	in := NewInstalled()
+	t.reading++
+	in.table, in.number, in.index = t, t.reading, t.index()
+	in.ticks = make(ticks, len(in.index.slots)/64+1)
+	return in
+}
+
+// Len returns how many flows and groups were recorded, foreign ones included.
+func (in *Installed) Len() int { return in.Ours() + len(in.foreign) }
 
 // Ours returns how many flows and groups of ours the switch reported.
-func (in *Installed) Ours() int { return len(in.flows) + len(in.groups) }
+func (in *Installed) Ours() int { return in.same + len(in.flows) + len(in.groups) }
 
 // AddFlow records an entry that the switch reported. It keeps nothing of f. An
 // entry with a cookie of ours and a content that the cookie does not stand for has
 // been altered by somebody else, and is recorded as such.
 func (in *Installed) AddFlow(f ofproto.FlowStats) {
 	in.scratch = f.Match.AppendCanonical(in.scratch[:0])
+	ours := OwnsCookie(f.Cookie)
+	if ours && in.index != nil {
+		// The cookie stands for the content, which is looked at all the same: somebody may
+		// have changed it.
+		slot, known := in.index.find(f.Cookie)
+		if known && !in.ticks.has(slot) && !in.index.twice[f.Cookie] && f.Cookie == contentOf(f, in.scratch) {
+			in.ticks.set(slot)
+			in.same++
+			return
+		}
+	}
 	k := FlowKey{Table: f.Table, Priority: f.Priority, Match: string(in.scratch)}
-	if !OwnsCookie(f.Cookie) {
+	if !ours {
 		in.foreign[k] = f.Cookie
 		return
 	}
-	in.flows[k] = f.Cookie
-	if cookieOf(uint8(f.Cookie>>44&0xf), CookieApp(f.Cookie), k, f.RawInstructions) != f.Cookie {
-		in.altered[k] = struct{}{}
+	in.flows = append(in.flows, reportedFlow{k, f.Cookie, contentOf(f, in.scratch) != f.Cookie})
+}
+
+// contentOf is the cookie that a reported flow has when it is as it was set, of whatever
+// app and version.
+func contentOf(f ofproto.FlowStats, match ofproto.Match) uint64 {
+	return cookieOf(uint8(f.Cookie>>44&0xf), CookieApp(f.Cookie), f.Table, f.Priority, match, f.RawInstructions)
+}
+
+// ticked says whether a flow was reported as the table knows it.
+func (in *Installed) ticked(f *flow) bool {
+	if in.index == nil || !f.held || f.has == 0 || in.index.twice[f.has] {
+		return false
 	}
+	slot, there := in.index.find(f.has)
+	return there && in.ticks.has(slot)
 }
 
 // Matches returns the matches of the entries that an app owns.
 func (in *Installed) Matches(app AppID) []ofproto.Match {
 	var all []ofproto.Match
-	for k, c := range in.flows {
-		if CookieApp(c) == app {
-			all = append(all, ofproto.Match(k.Match))
+	for i := range in.flows {
+		if CookieApp(in.flows[i].cookie) == app {
+			all = append(all, ofproto.Match(in.flows[i].Match))
+		}
+	}
+	if in.same > 0 {
+		for _, f := range in.table.flows {
+			if in.ticked(f) && CookieApp(f.has) == app {
+				all = append(all, ofproto.Match(f.Match))
+			}
 		}
 	}
 	return all
@@ -266,9 +407,17 @@ func (in *Installed) Matches(app AppID) []ofproto.Match {
 
 // AddGroup records a group that the switch reported; foreign ids are ignored.
 func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets []ofproto.Bucket) {
-	if OwnsGroup(id) {
-		in.groups[id] = describe(typ, buckets)
+	if !OwnsGroup(id) {
+		return
 	}
+	in.desc = appendDescription(in.desc[:0], typ, buckets)
+	if in.table != nil {
+		if g := in.table.groups[id]; g != nil && g.has == string(in.desc) {
+			in.groups[id] = g.has
+			return
+		}
+	}
+	in.groups[id] = string(in.desc)
 }
 
 // ReadBack replaces what the switch is known to hold. The parts that the switch does
@@ -276,9 +425,13 @@ func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets
 // desires becomes stale. It may only be called with a complete read-back and a
 // complete desired state, for what is stale is deleted.
 func (t *Table) ReadBack(in *Installed) {
-	t.hasFlows, t.hasGroups, t.foreign = in.flows, in.groups, in.foreign
 	t.meters.has, t.meters.refused, t.meters.settled = in.meters, nil, false
-	t.repair(in)
+	if in.table == t && t.unchanged(in) {
+		return
+	}
+	t.foreign = in.foreign
+	t.adoptFlows(in)
+	t.adoptGroups(in)
 	orphans := t.parts[PartKey{}]
 	if orphans == nil {
 		orphans = &part{}
@@ -293,17 +446,17 @@ func (t *Table) ReadBack(in *Installed) {
 			dirty = append(dirty, key)
 		}
 	}
-	if flows < len(t.hasFlows) {
-		for k := range t.hasFlows {
-			if !t.wantsFlow(k) {
-				orphans.staleFlow(k)
+	if flows < t.heldFlows {
+		for _, f := range t.flows {
+			if f.held && f.part == nil {
+				orphans.staleFlows = append(orphans.staleFlows, f)
 			}
 		}
 	}
-	if groups < len(t.hasGroups) {
-		for id := range t.hasGroups {
-			if !t.wantsGroup(id) {
-				orphans.staleGroup(id)
+	if groups < t.heldGroups {
+		for _, g := range t.groups {
+			if g.held && g.part == nil {
+				orphans.staleGroups = append(orphans.staleGroups, g)
 			}
 		}
 	}
@@ -318,49 +471,114 @@ func (t *Table) ReadBack(in *Installed) {
 	t.MarkDirty(PartKey{})
 }
 
-// holds counts the flows and groups of a part that the switch has, and says whether
-// it has all of them as they are desired and nothing that the part left behind.
-func (t *Table) holds(p *part) (flows, groups int, same bool) {
-	same = len(p.staleFlows) == 0 && len(p.staleGroups) == 0
-	for i := range p.flows {
-		c, ok := t.hasFlows[p.flows[i].FlowKey]
-		if ok {
-			flows++
-		}
-		same = same && ok && c == p.flows[i].cookie
+// unchanged says whether a read-back found nothing but what was known. What is not as
+// it is desired all the same is dirty already, or waits to be tried again.
+func (t *Table) unchanged(in *Installed) bool {
+	if in.same != t.heldFlows || len(in.flows) > 0 || len(in.groups) != t.heldGroups || len(t.alteredFlows)+len(t.alteredGroups) > 0 || !maps.Equal(in.foreign, t.foreign) {
+		return false
 	}
-	for _, id := range p.groups {
-		desc, ok := t.hasGroups[id]
-		if ok {
-			groups++
+	for id, has := range in.groups {
+		if g := t.groups[id]; g == nil || !g.held || g.has != has {
+			return false
 		}
-		same = same && desc == t.groups[id].desc
 	}
-	return flows, groups, same && t.blocked(p) == nil
+	return true
 }
 
 // believeAfter is how many times in a row a read-back must find an object otherwise
 // than it was set before the switch is taken to write it in its own way.
 const believeAfter = 3
 
-// repair makes the entries that were altered due to be set again; groups that are
-// not as desired are so already. What a switch reports otherwise however often it is
-// set is its own way of writing it, and is believed.
-func (t *Table) repair(in *Installed) {
-	flows, groups := map[FlowKey]int{}, map[ofproto.GroupID]int{}
-	for k := range in.altered {
-		if flows[k] = t.alteredFlows[k] + 1; flows[k] <= believeAfter {
-			t.hasFlows[k] = 0
+// adoptFlows takes over which flows a read-back saw. Those that were altered are due to
+// be set again; what a switch reports otherwise however often it is set is its own way
+// of writing it, and is believed.
+func (t *Table) adoptFlows(in *Installed) {
+	if in.table != t {
+		t.reading++
+		in.number, in.same, in.index = t.reading, 0, nil
+	}
+	for _, f := range t.flows {
+		if in.ticked(f) {
+			f.seen = in.number
 		}
 	}
-	for id, has := range t.hasGroups {
-		if w, wanted := t.groups[id]; wanted && w.desc != has && t.setGroups[id] == w.desc {
-			if groups[id] = t.alteredGroups[id] + 1; groups[id] > believeAfter {
-				t.hasGroups[id] = w.desc
+	altered := map[*flow]int{}
+	known := t.heldFlows // before
+	seen := in.same
+	for i := range in.flows {
+		r := &in.flows[i]
+		f := t.flows[r.FlowKey]
+		if f == nil {
+			f = &flow{FlowKey: r.FlowKey}
+			t.flows[r.FlowKey] = f
+		} else if f.held && f.seen != in.number {
+			seen++
+		}
+		t.holdFlow(f, true)
+		f.has, f.seen, f.leaving = r.cookie, in.number, false
+		if r.altered {
+			if altered[f] = t.alteredFlows[f] + 1; altered[f] <= believeAfter {
+				f.has = 0
 			}
 		}
 	}
-	t.alteredFlows, t.alteredGroups = flows, groups
+	t.alteredFlows = altered
+	if seen == known {
+		return
+	}
+	for _, f := range t.flows {
+		if f.held && f.seen != in.number {
+			t.holdFlow(f, false)
+			f.leaving = false
+			t.tidyFlow(f)
+		}
+	}
+}
+
+// adoptGroups does as adoptFlows.
+func (t *Table) adoptGroups(in *Installed) {
+	for id, has := range in.groups {
+		g := t.groups[id]
+		if g == nil {
+			g = &group{id: id}
+			t.groups[id] = g
+		}
+		t.holdGroup(g, true)
+		g.has, g.leaving = has, false
+	}
+	altered := map[*group]int{}
+	for id, g := range t.groups {
+		if _, there := in.groups[id]; g.held && !there {
+			t.holdGroup(g, false)
+			g.has, g.leaving = "", false
+			t.tidyGroup(g)
+		}
+		if g.held && g.part != nil && g.desc != g.has && g.set == g.desc {
+			if altered[g] = t.alteredGroups[g] + 1; altered[g] > believeAfter {
+				g.has = g.desc
+			}
+		}
+	}
+	t.alteredGroups = altered
+}
+
+// holds counts the flows and groups of a part that the switch has, and says whether
+// it has all of them as they are desired and nothing that the part left behind.
+func (t *Table) holds(p *part) (flows, groups int, same bool) {
+	same = len(p.staleFlows) == 0 && len(p.staleGroups) == 0
+	for _, f := range p.flows {
+		if f.held {
+			flows++
+		}
+		same = same && f.installed()
+	}
+	for _, g := range p.groups {
+		if g.held {
+			groups++
+		}
+		same = same && g.installed()
+	}
+	return flows, groups, same && t.blocked(p) == nil
 }
 
 func comparePartKeys(a, b PartKey) int {
@@ -369,8 +587,11 @@ func comparePartKeys(a, b PartKey) int {
 
 // Wants returns the part that desires an entry.
 func (t *Table) Wants(table ofproto.Table, priority uint16, match ofproto.Match) (PartKey, bool) {
-	w, ok := t.flows[FlowKey{Table: table, Priority: priority, Match: string(match.Canonical())}]
-	return w.part, ok
+	f := t.flows[FlowKey{Table: table, Priority: priority, Match: string(match.Canonical())}]
+	if f == nil || f.part == nil {
+		return PartKey{}, false
+	}
+	return f.part.key, true
 }
 
 // FlowRemoved records that the switch dropped an entry, and marks the part that
@@ -378,15 +599,17 @@ func (t *Table) Wants(table ofproto.Table, priority uint16, match ofproto.Match)
 func (t *Table) FlowRemoved(table ofproto.Table, priority uint16, match ofproto.Match, cookie uint64) bool {
 	k := FlowKey{Table: table, Priority: priority, Match: string(match.Canonical())}
 	delete(t.foreign, k)
-	if c, ok := t.hasFlows[k]; !ok || c != cookie {
+	f := t.flows[k]
+	if f == nil || !f.held || f.has != cookie {
 		return false
 	}
-	delete(t.hasFlows, k)
-	w, wanted := t.flows[k]
-	if wanted {
-		t.MarkDirty(w.part)
+	t.holdFlow(f, false)
+	if f.part == nil {
+		t.tidyFlow(f)
+		return false
 	}
-	return wanted
+	t.MarkDirty(f.part.key)
+	return true
 }
 
 // MarkDirty queues a part for the next Plan.
@@ -420,6 +643,9 @@ func (t *Table) KeepOrphans(keep bool) {
 func (t *Table) Postpone(these func(PartKey) bool) {
 	for class := range t.queue {
 		t.queue[class] = slices.DeleteFunc(t.queue[class], func(key PartKey) bool {
+			if !t.queued[key] {
+				return true
+			}
 			late := these(key)
 			if late {
 				delete(t.queued, key)
@@ -427,6 +653,21 @@ func (t *Table) Postpone(these func(PartKey) bool) {
 			return late
 		})
 	}
+}
+
+// Unqueue takes one part off the queue until MarkDirty is called for it, and reports
+// whether it was there.
+func (t *Table) Unqueue(key PartKey) bool {
+	was := t.queued[key]
+	if was {
+		delete(t.queued, key)
+		for class := range t.queue {
+			if i := slices.Index(t.queue[class], key); i >= 0 {
+				t.queue[class] = slices.Delete(t.queue[class], i, i+1)
+			}
+		}
+	}
+	return was
 }
 
 // Dirty says whether a Plan would look at any part.
@@ -447,23 +688,23 @@ func (t *Table) next() (key PartKey, ok bool) {
 // Stale returns how many of the flows and groups of ours that the switch holds are
 // not desired, and how many it holds.
 func (t *Table) Stale() (stale, has int) {
-	for k := range t.hasFlows {
-		if !t.wantsFlow(k) {
+	for _, f := range t.flows {
+		if f.held && f.part == nil {
 			stale++
 		}
 	}
-	for id := range t.hasGroups {
-		if !t.wantsGroup(id) {
+	for _, g := range t.groups {
+		if g.held && g.part == nil {
 			stale++
 		}
 	}
-	return stale, len(t.hasFlows) + len(t.hasGroups)
+	return stale, t.heldFlows + t.heldGroups
 }
 
 // StaleOf returns how many flows of one app the switch holds that are not desired.
 func (t *Table) StaleOf(app AppID) (stale int) {
-	for k, c := range t.hasFlows {
-		if CookieApp(c) == app && !t.wantsFlow(k) {
+	for _, f := range t.flows {
+		if f.held && f.part == nil && CookieApp(f.has) == app {
 			stale++
 		}
 	}
@@ -474,4 +715,4 @@ func (t *Table) StaleOf(app AppID) (stale int) {
 func (t *Table) Foreign() int { return len(t.foreign) }
 
 // Counts returns how many flows and groups of ours the switch is known to hold.
-func (t *Table) Counts() (flows, groups int) { return len(t.hasFlows), len(t.hasGroups) }
+func (t *Table) Counts() (flows, groups int) { return t.heldFlows, t.heldGroups }

@@ -64,7 +64,7 @@ func (b *bench) readBackOVS(s *scope) error {
 			return err
 		}
 	}
-	table.ReadBack(flowtable.NewInstalled(0))
+	table.ReadBack(table.NewInstalled())
 	plan := table.Plan(readBackFlows)
 	if plan.Len() != readBackFlows {
 		return fmt.Errorf("%d flows to install", plan.Len())
@@ -107,8 +107,7 @@ func (b *bench) readBackOVS(s *scope) error {
 		}
 
 		start = time.Now()
-		expected, _ := table.Counts()
-		in := flowtable.NewInstalled(expected)
+		in := table.NewInstalled()
 		if err := read(func(f ofproto.FlowStats) { in.AddFlow(f) }); err != nil {
 			return err
 		}
