@@ -92,7 +92,10 @@ const (
 	PrioVIPForward uint16 = 300 // vip: listeners
 	PrioVIPRelated uint16 = 210 // vip: ICMP errors about connections
 	PrioVIPReverse uint16 = 200 // vip: replies of members
+	PrioVIPEcho    uint16 = 160 // vip: echo requests to a VIP
+	PrioVIPICMP    uint16 = 150 // vip: other ICMP to a VIP
 	PrioVIPDrop    uint16 = 100 // vip: anything else for a VIP
+	PrioICMPError  uint16 = 50  // vip: ICMP errors to others
 
 	PrioHost       uint16 = 200 // destination: known hosts
 	PrioFloodBlock uint16 = 100 // destination: floods from ports outside the tree
@@ -170,7 +173,10 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "neighbour advertisement that ingress made of a solicitation for a VIP", Does: "gets the VIP's MAC; sent back"},
 				{Priority: PrioVIPRelated, App: AppBalancer, Stages: "steer, managed", Match: "conntrack: ICMP error to the VIP's address or from a member", Does: "looked up and translated as the connection it is about; on to tracked, or to destination"},
 				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "nat: source rewritten to the VIP's; conntrack: translated back if the connection is known here; on to destination"},
+				{Priority: PrioVIPEcho, App: AppBalancer, Stages: "steer, managed", Match: "echo request of ICMP or ICMPv6 to a VIP, where the switch can answer", Does: "turned into the reply and sent back"},
+				{Priority: PrioVIPICMP, App: AppBalancer, Stages: "steer, managed", Match: "other ICMP or ICMPv6 to a VIP", Does: "to the controller, which answers echo requests and gives errors to the members"},
 				{Priority: PrioVIPDrop, App: AppBalancer, Stages: "steer, managed", Match: "VIP address", Does: "drop: nothing addressed to a VIP is ordinary traffic"},
+				{Priority: PrioICMPError, App: AppBalancer, Stages: "steer, managed", Match: "ICMP or ICMPv6 errors to others", Does: "a copy to the controller, which gives clients those that quote a member; on to destination"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "steer, managed", Match: "everything else", Does: "on to destination"},
 			},
 		},

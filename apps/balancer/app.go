@@ -15,10 +15,12 @@ import (
 	"github.com/fairlead/fairlead/topology"
 )
 
-// Part names: one part a VIP, and one an address, which several VIPs may share.
+// Part names: one part a VIP, and two an address, which several VIPs may share.
 const (
 	partVIP     = "vip/"
 	partAddress = "address/"
+	partICMP    = "icmp/"   // and an address: what is not vital of it
+	partErrors  = "errors/" // and 4 or 6: ICMP errors to others
 )
 
 // App is the balancer as the core loop sees it: it follows the intents, finds the
@@ -36,6 +38,8 @@ type App struct {
 	addressOf map[topology.HostKey]map[netip.Addr]bool
 	at        map[topology.Place]map[netip.Addr]bool // members by where they were seen last
 	refused   map[netip.Addr]map[ofproto.DPID]error  // addresses that a switch did not take
+	families  map[bool]int                           // VIPs of IPv6, and of IPv4
+	errors    allowance                              // of ICMP errors passed on
 }
 
 // vip is one VIP. A deleted one stays, without a record, until the switches have
@@ -91,6 +95,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		addressOf:  map[topology.HostKey]map[netip.Addr]bool{},
 		at:         map[topology.Place]map[netip.Addr]bool{},
 		refused:    map[netip.Addr]map[ofproto.DPID]error{},
+		families:   map[bool]int{},
 	}
 	for i := range records {
 		v := &vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}}
@@ -110,9 +115,9 @@ func (a *App) Parts(c *controller.Context, sw *controller.Switch) []string {
 		parts = append(parts, partVIP+name)
 	}
 	for addr := range a.byAddress {
-		parts = append(parts, partAddress+addr.String())
+		parts = append(parts, partAddress+addr.String(), partICMP+addr.String())
 	}
-	return append(parts, a.trackedParts()...)
+	return append(append(parts, partErrors+"4", partErrors+"6"), a.trackedParts()...)
 }
 
 // Handle implements controller.App.
@@ -153,6 +158,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.applied(c, e)
 	case controller.PacketIn:
 		a.answer(c, e)
+		a.answerIP(c, e)
 	case controller.Woken:
 		a.resolve(c)
 		a.cut(c)
@@ -249,6 +255,7 @@ func (a *App) index(v *vip) {
 	}
 	add(a.byAddress, v.rec.VIP.Address, v.name)
 	a.indexTracked(v, add)
+	a.families[v.rec.VIP.Address.Is6()]++
 	for _, l := range v.rec.Listeners {
 		for _, m := range l.Members {
 			add(a.byMember, m.Key.Addr(), v.name)
@@ -266,6 +273,7 @@ func (a *App) unindex(v *vip) {
 	}
 	remove(a.byAddress, v.rec.VIP.Address, v.name)
 	a.indexTracked(v, remove)
+	a.families[v.rec.VIP.Address.Is6()]--
 	for _, l := range v.rec.Listeners {
 		for _, m := range l.Members {
 			remove(a.byMember, m.Key.Addr(), v.name)
@@ -312,10 +320,19 @@ func (a *App) dirty(c *controller.Context, v *vip) {
 	a.dirtyTracked(c, v.rec)
 }
 
+// dirtyAddress has what concerns an address compiled again.
 func (a *App) dirtyAddress(c *controller.Context, addr netip.Addr) {
+	family := partErrors + "4"
+	if addr.Is6() {
+		family = partErrors + "6"
+	}
 	for sw := range c.Switches() {
 		if serves(sw) {
 			c.Dirty(sw.DPID, partAddress+addr.String())
+			c.Dirty(sw.DPID, partICMP+addr.String())
+			if a.families[addr.Is6()] < 2 { // the first, or the last
+				c.Dirty(sw.DPID, family)
+			}
 		}
 	}
 }
@@ -362,8 +379,9 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 		a.appliedAddress(c, netip.Addr{}, e)
 		return
 	}
-	v := a.vips[strings.TrimPrefix(e.Part, partVIP)]
-	if v == nil || e.Tag < v.version {
+	name, ok := strings.CutPrefix(e.Part, partVIP)
+	v := a.vips[name]
+	if !ok || v == nil || e.Tag < v.version {
 		return
 	}
 	if a.lower(c, v, e) {
@@ -375,6 +393,7 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 	}
 	if was := v.acks[e.DPID]; v.rec != nil && errors.Is(was.err, ErrRefused) != errors.Is(k.err, ErrRefused) {
 		c.Dirty(e.DPID, partAddress+v.rec.VIP.Address.String()) // whether ARP is answered
+		c.Dirty(e.DPID, partICMP+v.rec.VIP.Address.String())
 	}
 	v.acks[e.DPID] = k
 	a.settled(c, v)
@@ -662,16 +681,31 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	if name, ok := strings.CutPrefix(part, partMember); ok {
 		return a.compileTrackedMember(c, sw, netip.MustParseAddr(name))
 	}
-	addr, err := netip.ParseAddr(strings.TrimPrefix(part, partAddress))
+	if family, ok := strings.CutPrefix(part, partErrors); ok {
+		six := family == "6"
+		if !serves(sw) || a.families[six] == 0 {
+			return controller.Source{}
+		}
+		return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileErrors(six) }}
+	}
+	name, icmp := strings.CutPrefix(part, partICMP)
+	addr, err := netip.ParseAddr(strings.TrimPrefix(name, partAddress))
 	if err != nil || !serves(sw) || len(a.byAddress[addr]) == 0 {
 		return controller.Source{}
 	}
-	name := slices.Min(slices.Collect(maps.Keys(a.byAddress[addr])))
+	name = slices.Min(slices.Collect(maps.Keys(a.byAddress[addr])))
 	mac, vlan, caps := a.vips[name].rec.VIP.MAC, a.vips[name].rec.VIP.VLAN, sw.Capabilities
 	answer := slices.ContainsFunc(slices.Collect(maps.Keys(a.byAddress[addr])), func(n string) bool {
 		// Who is told where the VIP is expects an answer.
 		return a.vips[n].rec.VIP.Enabled && !a.input(c, sw, a.vips[n]).placement().none
 	})
+	if icmp {
+		src := controller.Source{Class: flowtable.ClassHost}
+		if answer {
+			src.Build = func() flowtable.Part { return compileICMP(addr, vlan, mac, caps.Nicira) }
+		}
+		return src
+	}
 	stage, tracked := sw.Stage, sw.Capabilities.ConnTrack && a.trackedAt(addr)
 	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part {
 		p := compileAddress(addr, vlan, mac, answer, caps)

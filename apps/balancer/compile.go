@@ -95,15 +95,18 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 			serving[id] = true
 		}
 	}
-	if len(serving) == 0 {
-		return // the address's drop flow takes its packets
-	}
 	if ch.level == levelChained {
+		// Members that do not serve at present keep their groups, so that health costs
+		// one group-mod, and their counters.
 		for _, m := range l.Members {
-			if serving[m.Index] {
+			if t, known := in.targets[m.Key.Addr()]; serving[m.Index] || known && (t.port != 0 || in.stage == controller.StageSteer) {
 				p.Groups = append(p.Groups, in.memberGroup(l, m))
 			}
 		}
+	}
+	if len(serving) == 0 {
+		in.empty(p, l)
+		return
 	}
 	if ch.method == MethodSelector {
 		if ch.lookup {

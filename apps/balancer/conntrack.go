@@ -84,6 +84,8 @@ func (in vipInput) track(p *flowtable.Part, l ListenerRecord, ch choice) {
 	serving := slices.ContainsFunc(ch.owners, func(id uint16) bool { _, ok := byIndex[id]; return ok })
 	fresh := append(ofListener(l, vip), ipDst(vip))
 	switch {
+	case !serving && in.rec.VIP.OnEmpty == OnEmptyReject:
+		flow(controller.TableTracked, controller.PrioNew, applied(ofproto.ToController()), fresh...)
 	case !serving:
 	case ch.method == MethodSelector:
 		flow(controller.TableTracked, controller.PrioNew, in.lookup(l, len(ch.owners)), fresh...)
@@ -227,12 +229,12 @@ func compileTracking(stage controller.Stage) flowtable.Part {
 func icmpErrors(a netip.Addr) [][]ofproto.Field {
 	var all [][]ofproto.Field
 	if a.Is6() {
-		for t := uint8(1); t <= 4; t++ { // unreachable, too big, time exceeded, parameter problem
+		for t := packet.ICMPv6Unreachable; t <= packet.ICMPv6ParameterProblem; t++ {
 			all = append(all, []ofproto.Field{ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(t)})
 		}
 		return all
 	}
-	for _, t := range []uint8{packet.ICMPUnreachable, 11, 12} { // and time exceeded, parameter problem
+	for _, t := range []uint8{packet.ICMPUnreachable, packet.ICMPTimeExceeded, packet.ICMPParameterProblem} {
 		all = append(all, []ofproto.Field{ofproto.IPProto(packet.ProtoICMP), ofproto.ICMPv4Type(t)})
 	}
 	return all

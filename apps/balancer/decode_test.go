@@ -251,7 +251,6 @@ var invalidVIPs = []struct {
 	{"enabled as a string", "a", top(`"enabled":"true"`), "enabled", invalid},
 	{"enabled as a number", "a", top(`"enabled":1`), "enabled", invalid},
 	{"on_empty unknown", "a", top(`"on_empty":"forward"`), "on_empty", invalid},
-	{"reject", "a", top(`"on_empty":"reject"`), "on_empty", unsupported},
 	{"CIDR as a string", "a", top(`"allowed_cidrs":"10.0.0.0/8"`), "allowed_cidrs", invalid},
 	{"CIDR of wrong type", "a", top(`"allowed_cidrs":[10]`), "allowed_cidrs[0]", invalid},
 	{"CIDR without length", "a", top(`"allowed_cidrs":["10.0.0.0/8","10.0.0.1"]`), "allowed_cidrs[1]", invalid},
@@ -324,7 +323,6 @@ var invalidVIPs = []struct {
 	{"admin_state unknown", "a", with(`{"address":"10.0.0.2","port":80,"admin_state":"off"}`), "listeners[0].pool.members[0].admin_state", invalid},
 	{"admin_state boolean", "a", with(`{"address":"10.0.0.2","port":80,"admin_state":true}`), "listeners[0].pool.members[0].admin_state", invalid},
 	{"backup a string", "a", with(`{"address":"10.0.0.2","port":80,"backup":"no"}`), "listeners[0].pool.members[0].backup", invalid},
-	{"backup", "a", with(`{"address":"10.0.0.2","port":80,"backup":true}`), "listeners[0].pool.members[0].backup", unsupported},
 	{"nat member of two listeners", "a", top(`"listeners":[
 		{"protocol":"tcp","port":80,"pool":{"members":[{"address":"10.0.0.2","port":8080}]}},
 		{"protocol":"tcp","port":81,"pool":{"members":[{"address":"10.0.0.3","port":8080},{"address":"10.0.0.2","port":8080}]}}]`), "listeners[1].pool.members[1]", conflict},

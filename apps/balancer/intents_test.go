@@ -378,7 +378,6 @@ func TestMembers(t *testing.T) {
 		{member("10.0.0.1:80", 1), "address", invalid},
 		{member("[2001:db8::1]:80", 1), "address", invalid},
 		{Member{Address: drained.Address, Port: 1, AdminState: "x"}, "admin_state", invalid},
-		{Member{Address: drained.Address, Port: 1, AdminState: AdminUp, Backup: true}, "backup", unsupported},
 		{member("10.0.0.2:80", 1), "address", conflict},
 		{member("10.0.1.9:80", 1), "address", conflict},
 	} {

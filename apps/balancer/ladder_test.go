@@ -279,7 +279,7 @@ func (s *site) served(vips int, why string) map[int]bool {
 
 // S-04: more is desired than the table holds.
 func TestS04TableFull(t *testing.T) {
-	for _, o := range []simswitch.Options{{MaxFlows: 300}, {MaxFlows: 300, NoBundles: true}, {MaxFlows: 600, Tables: 1}} {
+	for _, o := range []simswitch.Options{{MaxFlows: 480}, {MaxFlows: 480, NoBundles: true}, {MaxFlows: 900, Tables: 1}} {
 		t.Run(fmt.Sprintf("bundles=%v, tables=%d", !o.NoBundles, o.Tables), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const vips = 150

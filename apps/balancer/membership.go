@@ -1,5 +1,7 @@
 package balancer
 
+import "slices"
+
 // standing is how a member of a pool stands at present.
 type standing struct {
 	id     uint16
@@ -83,5 +85,19 @@ func present(s Slots, prev []uint16, p Pool, members []standing) []uint16 {
 	if t == tierBackup {
 		home = s.Backup
 	}
+	if !slices.ContainsFunc(home, func(id uint16) bool { return serves[id] }) {
+		// Those left have weights too small for a slot of their own.
+		home = Assign(Slots{Home: stretch(nil, len(s.Home))}, equally(serves)).Home
+	}
 	return Spread(home, prev, func(id uint16) bool { return serves[id] })
+}
+
+// equally returns the members that serve, all of one weight.
+func equally(serves map[uint16]bool) (members []SlotMember) {
+	for id, ok := range serves {
+		if ok {
+			members = append(members, SlotMember{ID: id, Weight: 1})
+		}
+	}
+	return members
 }

@@ -494,7 +494,7 @@ func TestPacketsToAVIPThatNoListenerTakesAreDropped(t *testing.T) {
 		s.learn()
 		f := packet.Flow{SrcMAC: s.Host("h1").MAC, DstMAC: rec.VIP.MAC, Src: s.Host("h1").AddrPort(1), Dst: netip.AddrPortFrom(vipAddr, 81)}
 		for _, frame := range [][]byte{
-			packet.AppendTCPFrame(nil, f, packet.TCP{}, nil), packet.AppendUDPFrame(nil, f, nil), packet.AppendEchoFrame(nil, f, false, 1, 1, nil),
+			packet.AppendTCPFrame(nil, f, packet.TCP{}, nil), packet.AppendUDPFrame(nil, f, nil), packet.AppendEchoFrame(nil, f, true, 1, 1, nil),
 		} {
 			who, _ := s.takes("h1", frame)
 			require.Empty(t, who)

@@ -400,24 +400,10 @@ func (l Listener) memberPorts(m Member) portRange {
 
 // checkOffered lists what the contract has and this version does not.
 func checkOffered(missing *faults, v VIP) {
-	if v.OnEmpty != OnEmptyDrop {
-		missing.add("on_empty", "%s is not supported yet", v.OnEmpty)
-	}
 	for i, l := range v.Listeners {
 		field := fmt.Sprintf("listeners[%d]", i)
 		if l.Protocol == SCTP && v.Mode == ModeConntrack {
 			missing.add(field+".protocol", "sctp is not tracked by Open vSwitch itself: use mode nat or dsr")
-		}
-		if l.Pool.PanicThreshold != 0 {
-			missing.add(field+".pool.panic_threshold", "is not supported yet")
-		}
-		if l.Pool.MinimumHealthy != 0 {
-			missing.add(field+".pool.minimum_healthy", "is not supported yet")
-		}
-		for j, m := range l.Pool.Members {
-			if m.Backup {
-				missing.add(memberField(field+".pool", j)+".backup", "is not supported yet")
-			}
 		}
 	}
 }

@@ -9,11 +9,16 @@ const icmpLen = 8
 
 // ICMP types (RFC 792) and ICMPv6 types (RFC 4443, RFC 4861).
 const (
-	ICMPEchoReply   uint8 = 0
-	ICMPUnreachable uint8 = 3
-	ICMPEchoRequest uint8 = 8
+	ICMPEchoReply        uint8 = 0
+	ICMPUnreachable      uint8 = 3
+	ICMPEchoRequest      uint8 = 8
+	ICMPTimeExceeded     uint8 = 11
+	ICMPParameterProblem uint8 = 12
 
 	ICMPv6Unreachable           uint8 = 1
+	ICMPv6PacketTooBig          uint8 = 2
+	ICMPv6TimeExceeded          uint8 = 3
+	ICMPv6ParameterProblem      uint8 = 4
 	ICMPv6EchoRequest           uint8 = 128
 	ICMPv6EchoReply             uint8 = 129
 	ICMPv6RouterSolicitation    uint8 = 133
