@@ -385,7 +385,7 @@ func (w *worker) take(ctx context.Context) error {
 			w.c.applied(ctx, w.session, w.applied(results), w.counts())
 		}
 	}()
-	if complete && !w.ready && w.installed.Ours() == 0 && w.laterTerm == 0 && !w.caps.OneTable() {
+	if complete && !w.ready && w.installed.Ours() == 0 && w.laterTerm == 0 && !w.passive && !w.caps.OneTable() {
 		// Where nothing of ours is, nothing can be deleted by mistake, and the first
 		// plans need not wait until all is compiled.
 		w.mu.Lock()

@@ -62,6 +62,9 @@ func (w *worker) gate() error {
 	if w.laterTerm != 0 {
 		return fmt.Errorf("%w: the switch has seen term %d, which this store has not given out yet: the store is an old copy, or another controller has the switch", ErrHeld, w.laterTerm)
 	}
+	if w.passive { // its mark has gone since
+		return fmt.Errorf("%w: another controller may have the switch", ErrHeld)
+	}
 	if stale, has := w.table.Stale(); has >= shrinkFrom && stale*shrinkMost > has {
 		return fmt.Errorf("%w: %d of the %d flows and groups in the switch are not wanted any more", ErrHeld, stale, has)
 	}
@@ -122,8 +125,20 @@ func (c *Controller) Held() []string {
 	return nil
 }
 
-// Confirm lets a switch that is held be brought to the desired state. It is no error
-// when the switch is not held; ErrNotConnected when it is not connected.
+// mayTake says whether an operator has confirmed that a switch which another controller
+// may have is to be taken. It is good for one connection.
+func (c *Controller) mayTake(dpid ofproto.DPID) bool {
+	c.termsMu.Lock()
+	defer c.termsMu.Unlock()
+	ok := c.confirmed[dpid]
+	delete(c.confirmed, dpid)
+	return ok
+}
+
+// Confirm lets a switch that is held be brought to the desired state. One that another
+// controller may have, to which this one is a slave, is taken with the connection that
+// it makes next. It is no error when the switch is not held; ErrNotConnected when it is
+// not connected.
 func (c *Controller) Confirm(ctx context.Context, dpid ofproto.DPID) error {
 	s, err := c.session(ctx, dpid)
 	if err != nil {
@@ -133,6 +148,13 @@ func (c *Controller) Confirm(ctx context.Context, dpid ofproto.DPID) error {
 	s.confirmed = true
 	s.mu.Unlock()
 	s.log().Log(ctx, slog.LevelInfo, "an operator confirmed the desired state of the switch")
+	if s.passive {
+		c.termsMu.Lock()
+		c.confirmed[dpid] = true
+		c.termsMu.Unlock()
+		s.conn.CloseWith(errConfirmed)
+		return nil
+	}
 	s.wake()
 	return nil
 }

@@ -138,7 +138,7 @@ func (c *Controller) flush() {
 		}
 	}
 	for _, p := range x.packetOuts {
-		if sw := x.switches[p.dpid]; sw != nil && sw.session.conn.TryQueue(0, p.msg) && !sw.session.unflushed {
+		if sw := x.switches[p.dpid]; sw != nil && !sw.session.passive && sw.session.conn.TryQueue(0, p.msg) && !sw.session.unflushed {
 			sw.session.unflushed = true
 			c.unflushed = append(c.unflushed, sw.session)
 		}

@@ -46,6 +46,8 @@ var (
 	errSuperseded    = errors.New("superseded: the switch connected again and this connection is dead")
 	errHandshake     = errors.New("handshake took too long")
 	errPanic         = errors.New("panic")
+	errDeposed       = errors.New("another controller has become the switch's master")
+	errConfirmed     = errors.New("confirmed: the switch is taken when it connects again")
 	errAuxiliary     = errors.New("auxiliary connections are not used")
 	errPortsOverflow = errors.New("too many port events at once")
 )
@@ -76,6 +78,10 @@ type session struct {
 	bundleID uint32
 	// metersRefused says that the switch takes no meter; of the worker.
 	metersRefused bool
+	// master: the switch has made this session its master. The reader asks.
+	master atomic.Bool
+	// passive: another controller may have the switch, which is only looked at.
+	passive bool
 	// laterTerm is a term that the switch has seen and this store never gave out.
 	laterTerm uint64
 	empty     bool // held nothing of ours when it was read back first
@@ -322,8 +328,10 @@ func (s *session) setup(ctx context.Context, features *ofproto.FeaturesReply) er
 	if err := s.becomeMaster(ctx); err != nil {
 		return fmt.Errorf("role: %w", err)
 	}
-	if _, err := s.conn.Send(&ofproto.SetConfig{MissSendLen: ofproto.MaxLenNoBuffer}); err != nil {
-		return err
+	if !s.passive {
+		if _, err := s.conn.Send(&ofproto.SetConfig{MissSendLen: ofproto.MaxLenNoBuffer}); err != nil {
+			return err
+		}
 	}
 	var err error
 	if s.desc, err = single(ctx, s, ofproto.MultipartDesc, ofproto.ParseDesc); err != nil {
@@ -340,9 +348,11 @@ func (s *session) setup(ctx context.Context, features *ofproto.FeaturesReply) er
 	if err != nil && !refused(err) {
 		return fmt.Errorf("meter features: %w", err)
 	}
-	bundles, err := s.probeBundles(ctx)
-	if err != nil {
-		return fmt.Errorf("bundles: %w", err)
+	bundles := false
+	if !s.passive {
+		if bundles, err = s.probeBundles(ctx); err != nil {
+			return fmt.Errorf("bundles: %w", err)
+		}
 	}
 	s.caps = capabilitiesOf(features, s.desc, groups, meters, bundles)
 	return nil
@@ -394,8 +404,9 @@ func refused(err error) bool {
 }
 
 // becomeMaster requests the role MASTER under the controller's term (§6.3.6). Where
-// the switch has seen a later one, the term is raised above it; whose that was is
-// for the gate to judge. A switch that knows no roles has one controller, which may
+// the switch has seen a later one, or bears the mark of another store, another
+// controller may have it: then this one is a slave, until an operator confirms that it
+// is to take the switch. A switch that knows no roles has one controller, which may
 // write.
 func (s *session) becomeMaster(ctx context.Context) error {
 	for range 3 {
@@ -407,17 +418,34 @@ func (s *session) becomeMaster(ctx context.Context) error {
 			return err
 		}
 		// All ones: the switch has seen no term yet.
-		if seen.GenerationID != ^uint64(0) && int64(seen.GenerationID-s.c.term.Load()) > 0 {
+		later := seen.GenerationID != ^uint64(0) && int64(seen.GenerationID-s.c.term.Load()) > 0
+		if later || s.c.suspect(seen.GenerationID) {
 			s.laterTerm = seen.GenerationID
+		}
+		other := s.laterTerm != 0
+		if !other {
+			if other, err = s.markOfAnother(ctx); err != nil {
+				return err
+			}
+		}
+		if other {
+			s.mu.Lock()
+			s.confirmed = s.c.mayTake(s.dpid)
+			confirmed := s.confirmed
+			s.mu.Unlock()
+			if !confirmed {
+				return s.becomeSlave(ctx, seen.GenerationID)
+			}
+		}
+		if later {
 			if err := s.c.raiseTerm(ctx, seen.GenerationID+1); err != nil {
 				return err
 			}
-		} else if s.c.suspect(seen.GenerationID) {
-			s.laterTerm = seen.GenerationID
 		}
 		reply, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleMaster, GenerationID: s.c.term.Load()})
 		if err == nil {
 			s.role = reply.Role
+			s.master.Store(reply.Role == ofproto.RoleMaster)
 			return nil
 		}
 		var e *ofproto.Error
@@ -426,6 +454,41 @@ func (s *session) becomeMaster(ctx context.Context) error {
 		}
 	}
 	return errors.New("the switch keeps refusing the term as stale")
+}
+
+// becomeSlave requests the role SLAVE, which disturbs no master, under the term that
+// the switch has seen. Without one there is no master, and what is refused changes
+// nothing: EQUAL is what every connection begins as.
+func (s *session) becomeSlave(ctx context.Context, seen uint64) error {
+	s.passive, s.role = true, ofproto.RoleEqual
+	if seen == ^uint64(0) {
+		return nil
+	}
+	reply, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleSlave, GenerationID: seen})
+	if err == nil {
+		s.role = reply.Role
+	} else if !refused(err) {
+		return err
+	}
+	return nil
+}
+
+// markOfAnother says whether the switch bears the mark of another store.
+func (s *session) markOfAnother(ctx context.Context) (other bool, err error) {
+	ours := markSource(s.c.Cluster).Build().Flows[0].Match
+	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartFlow, Body: &ofproto.FlowStatsRequest{
+		Table: TableIngress, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny, Match: ofproto.NewMatch(ofproto.EthType(markType)),
+	}}, func(b []byte) error {
+		return each(ofproto.FlowStatsOf(b), func(f ofproto.FlowStats) {
+			if flowtable.OwnsCookie(f.Cookie) && flowtable.CookieApp(f.Cookie) == AppStore && !f.Match.Canonical().Equal(ours.Canonical()) {
+				other = true
+			}
+		})
+	})
+	if refused(err) {
+		return false, nil // it will be seen in what is read back
+	}
+	return other, err
 }
 
 // probeBundles opens and discards an empty bundle (ONF extension 230).
@@ -619,6 +682,10 @@ func (s *session) flowRemoved(m *ofproto.FlowRemoved) {
 
 // failed records an error that the switch sent for a message being applied.
 func (s *session) failed(xid uint32, m *ofproto.Error) {
+	if m.Type == ofproto.ErrorBadRequest && m.Code == ofproto.CodeIsSlave && s.master.Load() {
+		s.c.alarm("deposed "+s.dpid.String(), errDeposed.Error(), "dpid", s.dpid.String(), "peer", s.peer.String())
+		s.conn.CloseWith(errDeposed)
+	}
 	ok := false
 	s.mu.Lock()
 	for _, q := range s.sendings {
