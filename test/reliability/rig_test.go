@@ -141,7 +141,7 @@ func start(t *testing.T, o options) *rig {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.ctx = ctx
 	r.core, err = controller.New(ctx, controller.Options{
-		Store: o.keep.memory, Graph: r.graph, Apps: apps, Cluster: "reliability", DefaultStage: o.stage,
+		Store: o.keep.memory, Graph: r.graph, Apps: apps, Cluster: o.keep.memory.Cluster, DefaultStage: o.stage,
 		Log: slog.New(r.logs),
 	})
 	require.NoError(t, err)
