@@ -22,10 +22,11 @@ type inspection struct {
 	asks   []func(*worker)   // for the worker
 	sample chan<- hashSample // while the hash is measured
 
-	measuring    sync.Mutex // held while it is; guards what follows
-	measured     bool
-	hash, source trace.Hash
-	noHash       string // why they are not known
+	measuring sync.Mutex // held while it is; guards what follows
+	measured  bool
+	hash      trace.Hash
+	source    bool   // trace.HashSource is the switch's
+	noHash    string // why they are not known
 }
 
 // ask has the worker run f between two plans, with everything compiled that was
@@ -163,7 +164,10 @@ func (c *Controller) inspected(ctx context.Context, s *session, sw *trace.Switch
 		chooses = chooses || g.Type == ofproto.GroupTypeSelect && len(g.Buckets) > 1
 	}
 	if s.caps.Hashing || chooses {
-		sw.Hash, sw.Source, sw.NoHash = s.measureHashes(ctx, held)
+		var source bool
+		if sw.Hash, source, sw.NoHash = s.measureHashes(ctx, held); source {
+			sw.Source = trace.HashSource
+		}
 	}
 	return sw, nil
 }
@@ -198,7 +202,7 @@ type hashSample struct {
 // by which it hashes sources; what is not known is nil, and noHash says why. It is found
 // out once for each session, when it is first asked for, by having the switch choose for
 // packets of our own.
-func (s *session) measureHashes(ctx context.Context, held bool) (hash, source trace.Hash, noHash string) {
+func (s *session) measureHashes(ctx context.Context, held bool) (hash trace.Hash, source bool, noHash string) {
 	in := &s.inspect
 	in.measuring.Lock()
 	defer in.measuring.Unlock()
@@ -206,11 +210,11 @@ func (s *session) measureHashes(ctx context.Context, held bool) (hash, source tr
 	case in.measured:
 		return in.hash, in.source, in.noHash
 	case held || s.role == ofproto.RoleSlave:
-		return nil, nil, "nothing may be written to the switch now, which finding out how it hashes takes"
+		return nil, false, "nothing may be written to the switch now, which finding out how it hashes takes"
 	}
 	samples, err := s.sampleHashes(ctx)
 	if err != nil {
-		return nil, nil, "the switch did not answer in time how it hashes"
+		return nil, false, "the switch did not answer in time how it hashes"
 	}
 	agrees := func(h trace.Hash, kind uint16) bool {
 		return slices.ContainsFunc(samples, func(got hashSample) bool { return got.dst == kind }) &&
@@ -227,9 +231,7 @@ func (s *session) measureHashes(ctx context.Context, held bool) (hash, source tr
 			in.hash = h
 		}
 	}
-	if agrees(trace.HashSource, hashOfSource) {
-		in.source = trace.HashSource
-	}
+	in.source = agrees(func(p *trace.Packet) (uint32, bool) { return trace.HashSource(p, 0) }, hashOfSource)
 	return in.hash, in.source, in.noHash
 }
 

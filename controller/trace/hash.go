@@ -34,13 +34,13 @@ var (
 var Hashes = map[string]Hash{"murmur": HashMurmur, "crc32c": HashCRC}
 
 // HashSource is the hash of the source address that Open vSwitch's multipath action
-// computes (fields nw_src, basis 0): Bob Jenkins' lookup3, on a little-endian machine.
-func HashSource(p *Packet) (uint32, bool) {
+// computes (fields nw_src): Bob Jenkins' lookup3, on a little-endian machine.
+func HashSource(p *Packet, basis uint16) (uint32, bool) {
 	b := p.Tuple().Src.Addr().AsSlice()
 	if len(b) == 0 {
 		return 0, false
 	}
-	v := uint32(0xdeadbeef) + uint32(len(b))
+	v := uint32(0xdeadbeef) + uint32(len(b)) + uint32(basis)
 	x, y, z := v, v, v
 	rot := bits.RotateLeft32
 	for ; len(b) >= 12; b = b[12:] {

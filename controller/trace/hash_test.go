@@ -43,6 +43,13 @@ func frameOf(h trace.Headers) []byte {
 	return packet.AppendTCPFrame(nil, f, packet.TCP{Flags: h.TCPFlags}, nil)
 }
 
+// left waits until that many frames have left by ports p2 to p5.
+func left(o *ovstest.OVS, n int) {
+	o.Eventually("all frames have left", func() bool {
+		return len(o.Sent("p2"))+len(o.Sent("p3"))+len(o.Sent("p4"))+len(o.Sent("p5")) >= n
+	})
+}
+
 // Of 500 connections each is told the bucket that Open vSwitch takes.
 func TestHashIsThatOfOpenVSwitch(t *testing.T) {
 	o := ovstest.Start(t)
@@ -68,6 +75,7 @@ func TestHashIsThatOfOpenVSwitch(t *testing.T) {
 			want[at] = append(want[at], fmt.Sprintf("%x", frames[len(frames)-1]))
 		}
 		o.Inject("p1", frames...)
+		left(o, 500)
 		for port := 2; port <= 5; port++ {
 			name := fmt.Sprintf("p%d", port)
 			var got []string
@@ -84,19 +92,20 @@ func TestHashIsThatOfOpenVSwitch(t *testing.T) {
 func TestHashOfTheSourceIsThatOfOpenVSwitch(t *testing.T) {
 	o := ovstest.Start(t)
 	o.AddBridge(ovstest.Bridge{Name: "s1", DPID: 1, Ports: []string{"p1", "p2", "p3", "p4", "p5"}})
-	o.AddFlow("s1", "actions=multipath(nw_src,0,modulo_n,4,0,NXM_NX_REG0[0..15]),resubmit(,1)",
+	o.AddFlow("s1", "actions=multipath(nw_src,6,modulo_n,4,0,NXM_NX_REG0[0..15]),resubmit(,1)",
 		"table=1,reg0=0,actions=output:2", "table=1,reg0=1,actions=output:3", "table=1,reg0=2,actions=output:4", "table=1,reg0=3,actions=output:5")
 	r := rand.New(rand.NewPCG(4, 10))
 	var frames [][]byte
 	want := map[uint32][]string{}
 	for range 500 {
 		h := trace.Headers{EthSrc: [6]byte{2, 0, 0, 0, 0, 1}, EthDst: [6]byte{2, 0, 0, 0, 0, 2}, Tuple: randomTuple(r), TCPFlags: 2}
-		v, ok := trace.HashSource(trace.NewPacket(h))
+		v, ok := trace.HashSource(trace.NewPacket(h), 6)
 		require.True(t, ok)
 		frames = append(frames, frameOf(h))
 		want[v%4] = append(want[v%4], fmt.Sprintf("%x", frames[len(frames)-1]))
 	}
 	o.Inject("p1", frames...)
+	left(o, 500)
 	for i := range uint32(4) {
 		var got []string
 		for _, f := range o.Sent(fmt.Sprintf("p%d", i+2)) {

@@ -359,12 +359,12 @@ func (x *execution) resubmit(a ofproto.Resubmit, p *Packet) {
 // multipath writes the number that a hash of the packet makes to a field. It reports
 // whether that number is known.
 func (x *execution) multipath(a ofproto.Multipath, p *Packet) bool {
-	if a.Fields != ofproto.HashNWSrc || a.Algorithm != ofproto.MultipathModulo || a.Basis != 0 || x.s.Source == nil {
+	if a.Fields != ofproto.HashNWSrc || a.Algorithm != ofproto.MultipathModulo || x.s.Source == nil {
 		x.Undetermined = x.s.NoHash
 		x.note("%s", x.s.NoHash)
 		return false
 	}
-	v, ok := x.s.Source(p)
+	v, ok := x.s.Source(p, a.Basis)
 	if dst, has := p.get(a.Dst); ok && has {
 		p.set(a.Dst, withBits(dst, int(a.Offset), be.AppendUint64(nil, uint64(v%a.Links)), 0, int(a.Bits)))
 	}

@@ -40,8 +40,10 @@ type Switch struct {
 	DPID   ofproto.DPID
 	Ports  map[ofproto.Port]bool // that it has; whether each is up
 	Groups map[ofproto.GroupID]*Group
-	Hash   Hash   // of select groups; nil: not known
-	Source Hash   // of the multipath action over the source address; nil: not known
+	Hash   Hash // of select groups; nil: not known
+	// Source is the hash of the multipath action over the source address, which has a
+	// basis; nil: not known.
+	Source func(p *Packet, basis uint16) (value uint32, ok bool)
 	NoHash string // why they are not known
 
 	tables map[ofproto.Table][]*Entry

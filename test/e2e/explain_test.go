@@ -118,3 +118,54 @@ func TestExplain(t *testing.T) {
 		})
 	}
 }
+
+// TestExplainModes asks the same of every mode, and of connections that keep to the
+// member of their client.
+func TestExplainModes(t *testing.T) {
+	l := newLab(t)
+	l.addSwitches(secure, 3, 2)
+	l.addLink("s1", "s2")
+	l.addLink("s2", "s3")
+	client, servers := l.hosts[0], l.hosts[1:]
+	client.addAddresses(150, 60)
+	for _, h := range servers {
+		h.serveHTTP(80)
+		// A member in mode dsr has the VIP's address, and keeps silent about it.
+		h.sysctl(t, "net/ipv4/conf/all/arp_ignore", "1")
+		h.sysctl(t, "net/ipv4/conf/all/arp_announce", "2")
+	}
+	byMember := map[string]string{}
+	for _, h := range servers {
+		byMember[h.addr.String()+":80"] = h.name
+	}
+	c := l.control("managed")
+	l.sweep()
+	for _, mode := range []string{"nat", "conntrack", "dsr"} {
+		for _, persistence := range []string{"none", "source_ip", "source_ip_protocol"} {
+			pool := map[string]any{"persistence": persistence, "members": members(80, servers...)}
+			doc := map[string]any{"address": vip.String(), "mode": mode, "listeners": []any{map[string]any{"protocol": "tcp", "port": 80, "pool": pool}}}
+			if mode == "dsr" && persistence == "none" {
+				for _, h := range servers {
+					run(t, "ip", "-n", h.namespace.name, "addr", "add", vip.String()+"/32", "dev", "lo")
+				}
+			}
+			c.must("PUT", "/v1/vips/web", doc)
+			c.serves("web")
+			sources, said := client.sources(100, 8), map[netip.AddrPort]string{}
+			for _, src := range sources {
+				e := c.explain("tcp", src, service(80), "0000000000000001/1")
+				require.Equal(t, "delivered", e.Result, "%s, %s: %v", mode, persistence, e.Reasons)
+				require.Equal(t, "same", e.Installed, "%s, %s: %v", mode, persistence, e.Differences)
+				require.NotNil(t, e.Slot, "%s, %s: %v", mode, persistence, e.Reasons)
+				require.Equal(t, "delivered", e.Reply.Result, "%s, %s", mode, persistence)
+				require.Equal(t, service(80).String(), e.Reply.Arrives.Src, "%s, %s", mode, persistence)
+				require.Equal(t, src.String(), e.Reply.Arrives.Dst, "%s, %s", mode, persistence)
+				said[src] = byMember[e.Member]
+			}
+			served := client.requests(service(80), sources)
+			t.Logf("mode %s, persistence %s: %v", mode, persistence, served.counts())
+			require.Equal(t, map[netip.AddrPort]string(served), said, "%s, %s", mode, persistence)
+			c.must("DELETE", "/v1/vips/web?wait=10s", nil)
+		}
+	}
+}
