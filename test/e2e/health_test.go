@@ -244,6 +244,7 @@ func twoSwitches(t *testing.T, stage string) (l *lab, c *controller, client *hos
 	}
 	c = l.control(stage)
 	c.linked()
+	l.sweep()
 	return l, c, client, servers
 }
 
@@ -356,6 +357,89 @@ func (l *lab) reactions() func() (groupMods int, worst time.Duration) {
 		mu.Lock()
 		defer mu.Unlock()
 		return n, worst
+	}
+}
+
+// TestHealthFlapping has three of eight members change between good and bad every
+// 0.7 s, with the most nervous of monitors: they are taken out and kept out, and the
+// clients of the others notice nothing.
+func TestHealthFlapping(t *testing.T) {
+	l := singleLab(t, secure, 9)
+	client := l.hosts[0]
+	client.addAddresses(150, 30)
+	var servers []*fickle
+	for _, h := range l.hosts[1:] {
+		servers = append(servers, h.serveFickle(8080))
+	}
+	c := l.control("managed")
+	monitor := everyHalf("http")
+	monitor["rise"], monitor["fall"] = 1, 1
+	c.must("PUT", "/v1/vips/web", monitored("tcp", monitor, members(8080, hostsOf(servers)...)))
+	c.allUp("web")
+	sources := client.sources(400, 1)
+	home := client.requests(service(80), sources)
+	require.Len(t, home.counts(), 8)
+
+	flappers := servers[:3]
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(700 * time.Millisecond)
+		defer tick.Stop()
+		for m := broken; ; m = good + broken - m {
+			for _, f := range flappers {
+				f.manner.Store(int32(m))
+			}
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	shots := client.barrage(service(80), sources)
+	reaction := l.reactions()
+	long := time.Duration(scale(40, 180)) * time.Second
+	changes := make([][]time.Time, len(servers))
+	was, _ := c.health("web")
+	for began := time.Now(); time.Since(began) < long; time.Sleep(25 * time.Millisecond) {
+		is, _ := c.health("web")
+		for i := range is {
+			if is[i] != was[i] {
+				changes[i] = append(changes[i], time.Now())
+			}
+		}
+		was = is
+	}
+	close(stop)
+	<-stopped
+	mods, _ := reaction()
+	all := shots()
+	others := 0
+	for _, s := range all {
+		if s.err != nil && !slices.ContainsFunc(flappers, func(f *fickle) bool { return f.name == home[s.src] }) {
+			others++
+		}
+	}
+	most := 0
+	for i := range changes {
+		for _, end := range changes[i] {
+			n := 0
+			for _, at := range changes[i] {
+				if since := end.Sub(at); since >= 0 && since < time.Minute {
+					n++
+				}
+			}
+			most = max(most, n)
+		}
+		t.Logf("%s: %d changes in %s", servers[i].name, len(changes[i]), long)
+	}
+	t.Logf("at most %d changes of a member in a minute; %d group-mods; %d requests, %d failed on other members", most, mods, len(all), others)
+	require.LessOrEqual(t, most, 6)
+	require.Positive(t, most)
+	require.Zero(t, others)
+	for i := range servers[3:] {
+		require.Empty(t, changes[3+i])
 	}
 }
 
