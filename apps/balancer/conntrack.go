@@ -23,9 +23,10 @@ import (
 // Every switch looks up the replies of members, and the one that has the connection
 // gives them the VIP's address.
 //
-// With source_nat, and where a member is its own client, the source becomes the VIP's
-// address at the switch that the member is attached to, so that replies come back to
-// the VIP. The client's MAC and port are kept with the connection (table return).
+// With source_nat, and where the client is behind the member's own port, which a member
+// that is its own client is, the source becomes the VIP's address at the switch that the
+// member is attached to: so replies come back to the VIP, and not past the switch. The
+// client's MAC and port are kept with the connection (table return).
 //
 // All VIPs of a VLAN share their zones (controller.Zones), so that connections of
 // several VIPs to one member are told apart: where two would look the same to the
@@ -123,16 +124,15 @@ func (in vipInput) track(p *flowtable.Part, l ListenerRecord, ch choice) {
 			to = append(to, ofproto.IPProto(proto), ofproto.L4Dst(proto, m.Key.Port()))
 		}
 		send := applied(ofproto.Group{ID: m.Group})
-		attached := in.targets[addr].attached || in.stage == controller.StageSteer
-		if !attached {
-			flow(controller.TableMember, controller.PrioMember, send, to...)
-			continue
+		t, masked := in.targets[addr], applied(in.masquerade())
+		if t.attached || in.stage == controller.StageSteer {
+			flow(controller.TableMember, controller.PrioMemberSent, send, append(to[:len(to):len(to)], ipSrc(vip))...)
+			if in.rec.VIP.SourceNAT {
+				send = masked
+			}
 		}
-		masked := applied(in.masquerade())
-		flow(controller.TableMember, controller.PrioMemberSent, send, append(to[:len(to):len(to)], ipSrc(vip))...)
-		flow(controller.TableMember, controller.PrioMemberHairpin, masked, append(to[:len(to):len(to)], ipSrc(addr))...)
-		if in.rec.VIP.SourceNAT {
-			send = masked
+		if t.attached {
+			flow(controller.TableMember, controller.PrioMemberHairpin, masked, append(to[:len(to):len(to)], ofproto.InPort(t.port))...)
 		}
 		flow(controller.TableMember, controller.PrioMember, send, to...)
 	}
