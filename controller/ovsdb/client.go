@@ -18,21 +18,27 @@ import (
 )
 
 const (
-	dialTimeout  = 5 * time.Second
-	setupTimeout = 8 * time.Second // of the schema and the first copy of all rows
-	probeTimeout = 3 * time.Second
-	// probeEvery is how often the replica is compared with the database; a thousand rows
-	// make it probePerRow × 1000 longer.
-	probeEvery  = 2 * time.Second
+	dialTimeout = 5 * time.Second
+	// probePerRow is how much longer every row makes the time between two probes.
 	probePerRow = 2 * time.Millisecond
-	// probeAgain is how long an update of what a comparison found to differ may be on
-	// its way.
-	probeAgain = 500 * time.Millisecond
-	retryFirst = 100 * time.Millisecond
-	retryMost  = 3 * time.Second
+	// retryMost is the longest time between two attempts to connect.
+	retryMost = 3 * time.Second
 	// goodAfter is how long a session lasts after which the next attempt comes at once.
 	goodAfter = 10 * time.Second
 )
+
+// pace is how long things take.
+type pace struct {
+	setup time.Duration // of the schema and the first copy of all rows, at most
+	every time.Duration // between comparisons of the replica with the database
+	probe time.Duration // one comparison, at most
+	again time.Duration // an update of what was found to differ may be on its way, at most
+	retry time.Duration // before the first new attempt to connect
+}
+
+var defaultPace = pace{
+	setup: 8 * time.Second, every: 2 * time.Second, probe: 3 * time.Second, again: 500 * time.Millisecond, retry: 100 * time.Millisecond,
+}
 
 // ErrNotConnected says that there is no session with the server.
 var ErrNotConnected = errors.New("ovsdb: not connected")
@@ -53,6 +59,7 @@ type ClientOptions struct {
 type Client struct {
 	endpoint Endpoint
 	o        ClientOptions
+	pace     pace
 
 	mu      sync.Mutex // guards what follows
 	conn    *conn      // nil: no session
@@ -68,19 +75,19 @@ type Client struct {
 // NewClient returns a client that Run makes connect.
 func NewClient(e Endpoint, o ClientOptions) *Client {
 	return &Client{
-		endpoint: e, o: o, since: time.Now(), why: errors.New("no attempt to connect has ended yet"), changed: make(chan struct{}),
+		endpoint: e, o: o, pace: defaultPace, since: time.Now(), why: errors.New("no attempt to connect has ended yet"), changed: make(chan struct{}),
 	}
 }
 
 // Run keeps a session until ctx ends. What a server does wrong ends a session, not Run.
 func (c *Client) Run(ctx context.Context) {
-	wait := retryFirst
+	wait := c.pace.retry
 	for ctx.Err() == nil {
 		begin := time.Now()
 		err := c.session(ctx)
 		c.ended(err)
 		if time.Since(begin) >= goodAfter {
-			wait = retryFirst
+			wait = c.pace.retry
 		}
 		select {
 		case <-ctx.Done():
@@ -118,7 +125,7 @@ func (c *Client) session(ctx context.Context) error {
 	read := make(chan error, 1)
 	work.Go(func() { read <- k.run() })
 
-	setup, done := context.WithTimeout(ctx, setupTimeout)
+	setup, done := context.WithTimeout(ctx, c.pace.setup)
 	defer done()
 	var schema ovsdb.DatabaseSchema
 	if err := k.call(setup, "get_schema", ovsdb.NewGetSchemaArgs(database), small(&schema)); err != nil {
@@ -144,7 +151,7 @@ func (c *Client) session(ctx context.Context) error {
 		work.Go(func() { c.o.Connected(ctx) })
 	}
 	probes := make(chan error, 1)
-	work.Go(func() { probes <- probe(ctx, k, r) })
+	work.Go(func() { probes <- probe(ctx, k, r, c.pace) })
 	select {
 	case err = <-read:
 	case err = <-probes:
@@ -179,19 +186,19 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 
 // probe compares the replica with the database until they differ for good, or the
 // server does not answer.
-func probe(ctx context.Context, k *conn, r *replica) error {
+func probe(ctx context.Context, k *conn, r *replica, p pace) error {
 	args, order := selectAll()
 	for {
 		rows, _ := r.size()
-		if !sleep(ctx, probeEvery+time.Duration(rows)*probePerRow) {
+		if !sleep(ctx, p.every+time.Duration(rows)*probePerRow) {
 			return ctx.Err()
 		}
 		var differ []string
 		for attempt := 0; attempt < 3; attempt++ {
-			if attempt > 0 && !sleep(ctx, probeAgain) {
+			if attempt > 0 && !sleep(ctx, p.again) {
 				return ctx.Err()
 			}
-			limit, cancel := context.WithTimeout(ctx, probeTimeout)
+			limit, cancel := context.WithTimeout(ctx, p.probe)
 			err := k.call(limit, "transact", args, func(b []byte) (err error) {
 				differ, err = r.compare(order, b)
 				return err
