@@ -87,6 +87,19 @@ func (c *controller) apply(name string, doc map[string]any) vipState {
 	return c.serves(name)
 }
 
+// restarts stops the controller and starts it again: what it reads back from the switches
+// is what it wrote, so nothing is written.
+func (c *controller) restarts() {
+	c.t.Helper()
+	c.quiet()
+	before := c.lab.tap.mods()
+	c.stop()
+	c.start()
+	c.serves("web")
+	c.quiet()
+	require.Equal(c.t, before, c.lab.tap.mods(), "messages that change switches")
+}
+
 // TestIPv6 balances HTTP over IPv6 in one switch, in both stages, with the controller
 // and without it.
 func TestIPv6(t *testing.T) {
@@ -136,6 +149,7 @@ func TestIPv6(t *testing.T) {
 			require.NoError(t, err, "%s", out)
 			c.serves("web")
 			require.Len(t, client.requests(at, sources).counts(), 4)
+			c.restarts()
 
 			// Neighbour solicitations for the VIP are answered in the switch.
 			c.stop()
@@ -235,6 +249,8 @@ func TestVLANAccessPorts(t *testing.T) {
 	t.Log(counts)
 	require.Len(t, counts, 3)
 
+	c.restarts()
+
 	// What ports are in is known to NORMAL alone.
 	c.must("PUT", "/v1/switches/"+l.switches()[0]+"/stage", map[string]any{"stage": "managed"})
 	c.wait("the VIP is refused", func() bool {
@@ -268,6 +284,7 @@ func TestPortRanges(t *testing.T) {
 	for _, port := range []uint16{5000, 60000} {
 		require.Len(t, client.datagrams(service(port), client.sources(200, 13)).counts(), 3)
 	}
+	c.restarts()
 }
 
 // raw is the traffic of a host that its kernel takes no part in.
@@ -408,10 +425,45 @@ func TestFragmentsOfDatagrams(t *testing.T) {
 		_, ok := m.next(func(f packet.Frame) bool { return f.Fragment() })
 		require.False(t, ok, "%s got a fragment", m.name)
 	}
-	eventually(t, 5*time.Second, "the entry that drops has counted 3 fragments of each datagram", func() bool {
+	eventually(t, 10*time.Second, "the entry that drops has counted 3 fragments of each datagram", func() bool {
 		flows := strings.Split(l.ovs.Ofctl("-O", "OpenFlow13", "dump-flows", l.ovs.Target("s1"), "table=2,ip,nw_dst="+vip.String()), "\n")
 		return slices.ContainsFunc(flows, func(f string) bool {
 			return strings.Contains(f, "n_packets=300") && strings.HasSuffix(f, "actions=drop")
 		})
 	})
+}
+
+// TestFragmentsByAddress sends long datagrams to a VIP that balances all ports by the
+// address of the client: fragments go the way of all its packets, and come back.
+func TestFragmentsByAddress(t *testing.T) {
+	l := singleLab(t, secure, 4)
+	client, servers := l.hosts[0], l.hosts[1:]
+	client.addAddresses(150, 40)
+	for _, h := range servers {
+		h.serveEcho(5353)
+	}
+	c := l.control("managed")
+	l.sweep()
+	doc := document(vip, "udp", 1, 65535, 1, servers...)
+	doc["listeners"].([]any)[0].(map[string]any)["pool"].(map[string]any)["persistence"] = "source_ip"
+	c.apply("dns", doc)
+	counts := map[string]int{}
+	for _, a := range client.more {
+		conn, err := client.listenPacket(netip.AddrPortFrom(a, 0).String())
+		require.NoError(t, err)
+		patient(t, conn)
+		question := make([]byte, 1900)
+		_, err = conn.WriteToUDPAddrPort(question, service(5353))
+		require.NoError(t, err)
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(3*time.Second)))
+		b := make([]byte, 4000)
+		n, from, err := conn.ReadFromUDPAddrPort(b)
+		require.NoError(t, err, "from %s", a)
+		require.Equal(t, service(5353), from)
+		require.Greater(t, n, 1900)
+		counts[string(b[1900:n])]++
+		require.NoError(t, conn.Close())
+	}
+	t.Logf("40 clients with datagrams in two fragments: %v", counts)
+	require.Len(t, counts, 3)
 }
