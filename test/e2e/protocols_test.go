@@ -171,7 +171,7 @@ func TestIPv6Ring(t *testing.T) {
 		h.serveHTTP(8080)
 	}
 	c := l.control("managed")
-	c.wait("the ring is known", func() bool { return c.linkCount() == 4 })
+	c.wait("the ring is known", func() bool { return c.linked() == 4 })
 	c.apply("web", document(vip6, "tcp", 80, 0, 8080, servers...))
 	l.sweep()
 	for _, h := range clients {
@@ -215,11 +215,10 @@ func TestVLAN(t *testing.T) {
 			}
 			outside := l.hosts[2]
 			c := l.control(stage)
-			c.wait("the tree is known", func() bool { return c.linkCount() == 2 })
+			c.wait("the tree is known", func() bool { return c.linked() == 2 })
 			doc := document(vip, "tcp", 80, 0, 8080, servers...)
 			doc["vlan"] = 7
 			c.apply("web", doc)
-			c.quiet() // paths may have been found since
 			counts := client.requests(service(80), client.sources(300, 10)).counts()
 			t.Logf("%s: %v", stage, counts)
 			require.Len(t, counts, 3)
