@@ -126,7 +126,10 @@ func (in vipInput) track(p *flowtable.Part, l ListenerRecord, ch choice) {
 		send := applied(ofproto.Group{ID: m.Group})
 		t, masked := in.targets[addr], applied(in.masquerade())
 		if t.attached || in.stage == controller.StageSteer {
-			flow(controller.TableMember, controller.PrioMemberSent, send, append(to[:len(to):len(to)], ipSrc(vip))...)
+			// What has the VIP's address has its MAC: a bridge behind the port must not learn
+			// that its own hosts are here.
+			sent := applied(ofproto.SetField{Field: ofproto.EthSrc(in.rec.VIP.MAC)}, ofproto.Group{ID: m.Group})
+			flow(controller.TableMember, controller.PrioMemberSent, sent, append(to[:len(to):len(to)], ipSrc(vip))...)
 			if in.rec.VIP.SourceNAT {
 				send = masked
 			}
@@ -287,7 +290,8 @@ func compileTrackedMember(addr netip.Addr, vips []vipInput) flowtable.Part {
 				}
 				for _, match := range in.replyMatches(l, m) {
 					flow(controller.TableVIP, controller.PrioVIPReverse, applied(back(destination, controller.TableDestination)), match...)
-					flow(controller.TableVIP, controller.PrioVIPChosen, applied(back(source, controller.TableReturn)), append(match[:len(match):len(match)], ipDst(vip))...)
+					flow(controller.TableVIP, controller.PrioVIPChosen, applied(ofproto.SetField{Field: ofproto.EthSrc(in.rec.VIP.MAC)}, back(source, controller.TableReturn)),
+						append(match[:len(match):len(match)], ipDst(vip))...)
 					in.returned(flow, match, back)
 				}
 				if in.rec.VIP.SourceNAT && in.stage == controller.StageManaged {

@@ -216,6 +216,26 @@ func (h *host) servePeers(ports ...uint16) {
 	}
 }
 
+// serveEchoAt is serveEcho at one of the host's addresses.
+func (h *host) serveEchoAt(at netip.AddrPort) {
+	h.t.Helper()
+	c, err := h.listenPacket(at.String())
+	require.NoError(h.t, err)
+	h.t.Cleanup(func() { _ = c.Close() })
+	go func() {
+		b := make([]byte, 2048)
+		for {
+			n, from, err := c.ReadFromUDPAddrPort(b)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
+				_, _ = c.WriteToUDPAddrPort(append(b[:n:n], h.name...), from)
+			}
+		}
+	}()
+}
+
 // TestConntrackHairpin asks that members are clients of their own VIP, and hosts behind
 // one port with members.
 func TestConntrackHairpin(t *testing.T) {
@@ -370,10 +390,9 @@ func (h *host) openShared(src, dst netip.AddrPort) (*session, error) {
 func TestConntrackICMPErrors(t *testing.T) {
 	l := singleLab(t, secure, 2)
 	client, server := l.hosts[0], l.hosts[1]
-	server.serveHTTP(8080)
 	c := l.control("managed")
 	l.sweep()
-	state := c.apply("web", modal("conntrack", offer("udp", 53, members(5353, server)), offer("tcp", 80, members(8080, server))))
+	state := c.apply("web", modal("conntrack", offer("udp", 53, members(5353, server)), offer("udp", 54, members(5354, server))))
 
 	// Nobody listens there: the member says that the port is unreachable.
 	var conn net.Conn
@@ -389,17 +408,16 @@ func TestConntrackICMPErrors(t *testing.T) {
 	})
 
 	// A router says that packets to the client are too big: the member sends smaller ones.
-	s, err := client.open(netip.AddrPort{}, service(80))
+	server.serveEcho(5354)
+	src := netip.AddrPortFrom(client.addr, 20000)
+	_, err = client.datagram(src, service(54))
 	require.NoError(t, err)
-	defer s.close()
-	quoted := packet.AppendTCPFrame(nil, packet.Flow{Src: service(80), Dst: s.src}, packet.TCP{Flags: packet.TCPAck}, nil)[14:]
+	quoted := packet.AppendUDPFrame(nil, packet.Flow{Src: service(54), Dst: src}, []byte("?"))[14:]
 	frame := icmpTooBig(t, client, state.MAC, quoted[:28], 900)
 	eventually(t, 5*time.Second, "the member knows the smaller path MTU", func() bool {
 		client.flood(frame, 20, 100*time.Millisecond, nil)
 		return strings.Contains(run(t, "ip", "-n", server.namespace.name, "route", "get", client.addr.String()), "mtu 900")
 	})
-	_, err = s.ask()
-	require.NoError(t, err)
 }
 
 // icmpTooBig is a message of the host to the VIP that a quoted packet needs to be
@@ -442,9 +460,11 @@ func TestDSR(t *testing.T) {
 				}
 				servers = append(servers, h)
 				h.servePeers(80)
-				h.serveEcho(53)
 			}
 			haveVIP(t, true, servers...)
+			for _, h := range servers {
+				h.serveEchoAt(service(53))
+			}
 			c := l.control(stage)
 			c.linked()
 			l.sweep()
@@ -532,7 +552,11 @@ func TestAllowedCIDRs(t *testing.T) {
 			}
 			for _, h := range servers {
 				h.serveHTTP(port, port+2)
-				h.serveEcho(port)
+				if mode == "dsr" {
+					h.serveEchoAt(service(port))
+				} else {
+					h.serveEcho(port)
+				}
 			}
 			c := l.control("managed")
 			l.sweep()
