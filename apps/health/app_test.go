@@ -3,6 +3,7 @@ package health_test
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -254,4 +255,228 @@ func TestProbesOfOnePacket(t *testing.T) {
 			})
 		})
 	}
+}
+
+// up opens a site whose members have made themselves known.
+func up(t *testing.T, m *manner, o lab.Options) *site {
+	s := open(t, line(m, simswitch.Options{}), o)
+	for _, h := range []string{"four", "six", "tagged"} {
+		s.Announce(h)
+	}
+	s.Pass(time.Second)
+	s.Forget()
+	return s
+}
+
+func (s *site) target(id string, typ health.Type, addr string) health.Target {
+	t := health.Target{
+		ID: id, Type: typ, Address: netip.MustParseAddr(addr), Port: 1000, Source: source4,
+		Interval: time.Second, Timeout: 400 * time.Millisecond, Rise: 2, Fall: 2,
+	}
+	if t.Address.Is6() {
+		t.Source = source6
+	}
+	return t
+}
+
+// A source address of ours is answered for, in every VLAN and family that has it, and
+// only where targets say so.
+func TestSourceIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := up(t, &manner{}, lab.Options{})
+		all := s.targets()
+		s.probe(all...)
+		s.Pass(time.Second)
+		s.Forget()
+		ask := func(name string) (answers int) {
+			h := s.Host(name)
+			if h.IP.Is4() {
+				s.Send(name, packet.AppendARPRequest(nil, h.MAC, h.IP, source4, h.Tags()...))
+			} else {
+				s.Send(name, packet.AppendNeighborSolicitation(nil, h.MAC, h.IP, source6, h.Tags()...))
+			}
+			synctest.Wait()
+			for _, b := range s.Received(name) {
+				f, err := packet.Decode(b)
+				require.NoError(t, err)
+				require.True(t, f.ChecksumsOK())
+				if tag, _ := f.VLAN(); tag.ID != h.VLAN {
+					continue
+				}
+				if a, ok := f.ARP(); ok && a.Op == packet.ARPReply && a.SPA == source4 && a.SHA == packet.MAC(controller.ProbeMAC) {
+					answers++
+				}
+				if n, ok := f.ND(); ok && n.Type == packet.ICMPv6NeighborAdvertisement && n.Target == source6 {
+					mac, _ := n.LinkAddr(packet.NDTargetLinkAddr)
+					require.Equal(t, packet.MAC(controller.ProbeMAC), mac)
+					answers++
+				}
+			}
+			return answers
+		}
+		for _, name := range []string{"four", "six", "tagged", "client"} {
+			require.Equal(t, 1, ask(name), name)
+		}
+		for i := range all {
+			all[i].Answer = false
+		}
+		s.probe(all...)
+		s.Pass(100 * time.Millisecond)
+		for _, name := range []string{"four", "six", "tagged", "client"} {
+			require.Zero(t, ask(name), name)
+		}
+	})
+}
+
+// A target that is nowhere is asked for; it is down for that reason, and probed as
+// soon as it turns up.
+func TestTargetWithoutPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, line(&manner{}, simswitch.Options{}), lab.Options{})
+		s.probe(s.target("quiet", health.Ping, "10.0.0.1"), s.target("quiet6", health.Ping, "2001:db8::1"), s.target("nobody", health.Ping, "10.0.0.77"))
+		s.Pass(10 * time.Millisecond)
+		require.Equal(t, "up", s.verdict("quiet"), "who has not said a word is found by ARP")
+		require.Equal(t, "up", s.verdict("quiet6"), "or by neighbour discovery")
+		require.Equal(t, "", s.verdict("nobody"))
+		s.Pass(3 * time.Second)
+		require.Equal(t, "down: is not known in the network: does not answer ARP or neighbour discovery", s.verdict("nobody"))
+		s.AddHost(simswitch.Host{Name: "late", MAC: packet.MAC{2, 5: 7}, IP: netip.MustParseAddr("10.0.0.77"), At: at(1, 3), Answer: (&manner{}).answer})
+		s.Pass(2 * time.Second) // the port settles
+		s.Announce("late")
+		s.Pass(2 * time.Second)
+		require.Equal(t, "up", s.verdict("nobody"))
+
+		s.Switch(1).SetPort(3, false)
+		s.Pass(2500 * time.Millisecond)
+		require.Contains(t, []string{"down: port 0000000000000001/3 is down", "down: is not known in the network: does not answer ARP or neighbour discovery"}, s.verdict("nobody"))
+	})
+}
+
+// While the switch of a member is not connected nothing is known of the member, and
+// what was known stays, until the switch is given up.
+func TestSwitchWithoutSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &manner{}
+		s := up(t, m, lab.Options{})
+		s.probe(s.target("a", health.Ping, "10.0.0.1"))
+		s.Pass(time.Second)
+		require.Equal(t, "up", s.verdict("a"))
+		s.Disconnect(2)
+		m.mute.Store(true)
+		s.Pass(20 * time.Second)
+		require.Equal(t, "up", s.verdict("a"))
+		s.Pass(20 * time.Second)
+		require.Contains(t, s.verdict("a"), "down: is not known")
+		s.Connect(2)
+		m.mute.Store(false)
+		s.Pass(4 * time.Second)
+		s.Announce("four")
+		s.Pass(4 * time.Second)
+		require.Equal(t, "up", s.verdict("a"))
+	})
+}
+
+// Verdicts are given again and again, so that one that was lost does no harm.
+func TestVerdictsAreRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := up(t, &manner{}, lab.Options{})
+		s.probe(s.target("a", health.Ping, "10.0.0.1"), s.target("b", health.Ping, "2001:db8::1"))
+		s.Pass(time.Minute)
+		s.Do(func(*controller.Context) {
+			require.InDelta(t, 12, s.repeats, 2)
+			require.Equal(t, []health.Verdict{{ID: "a", Up: true}, {ID: "b", Up: true}}, s.app.Verdicts())
+		})
+	})
+}
+
+// The probes of many targets that come together are spread out, and none is late.
+func TestStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := up(t, &manner{}, lab.Options{})
+		perMillisecond := map[int64]int{}
+		n := map[uint16][]time.Time{}
+		s.Tap = func(from simswitch.Place, frame []byte) {
+			f, err := packet.Decode(frame)
+			if port, to, ok := f.Ports(); err == nil && ok && port >= 0xf000 && from == at(2, 1) {
+				perMillisecond[time.Now().UnixMilli()]++
+				n[to] = append(n[to], time.Now())
+			}
+		}
+		var all []health.Target
+		for i := range 1000 {
+			to := s.target(fmt.Sprint(i), health.UDPConnect, "10.0.0.1")
+			to.Port = uint16(i + 1)
+			all = append(all, to)
+		}
+		s.probe(all...)
+		s.Pass(30 * time.Second)
+		s.Do(func(*controller.Context) {})
+		most := 0
+		for _, c := range perMillisecond {
+			most = max(most, c)
+		}
+		require.Less(t, most, 12, "probes in one millisecond, 1 on average")
+		require.Len(t, n, 1000)
+		for port, times := range n {
+			for i := 1; i < len(times); i++ {
+				gap := times[i].Sub(times[i-1])
+				require.LessOrEqual(t, gap, time.Second+2*time.Millisecond, "%d", port)
+				require.GreaterOrEqual(t, gap, 898*time.Millisecond, "%d", port)
+			}
+		}
+		st := s.stats()
+		require.Equal(t, map[health.Status]int{health.Up: 1000}, st.Targets)
+		require.Zero(t, st.Deferred)
+		require.Zero(t, st.Dropped)
+	})
+}
+
+// An SCTP packet of another association, and replies that are not asked for, are no
+// answer.
+func TestStrayReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &manner{}
+		m.sctpStray.Store(true)
+		s := up(t, m, lab.Options{})
+		s.probe(s.target("a", health.SCTP, "10.0.0.1"), s.target("b", health.Ping, "10.0.0.1"))
+		h := s.Host("four")
+		flow := packet.Flow{SrcMAC: h.MAC, DstMAC: packet.MAC(controller.ProbeMAC), Src: h.AddrPort(1000), Dst: netip.AddrPortFrom(source4, 0xf123)}
+		s.Send("four", packet.AppendSCTPFrame(nil, flow, 1, []byte{2, 0, 0, 20}))
+		s.Send("four", packet.AppendEchoFrame(nil, flow, true, 7, 7, nil))
+		s.Pass(3 * time.Second)
+		require.Equal(t, "down: no answer within 400ms", s.verdict("a"))
+		require.Equal(t, "up", s.verdict("b"))
+	})
+}
+
+// A target that is probed otherwise keeps what is known of it; one that leaves and
+// comes back is unknown.
+func TestTargetsChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &manner{}
+		s := up(t, m, lab.Options{})
+		a := s.target("a", health.SCTP, "10.0.0.1")
+		s.probe(a)
+		s.Pass(time.Second)
+		require.Equal(t, "up", s.verdict("a"))
+		m.mute.Store(true)
+		a.Port++
+		s.probe(a)
+		s.Pass(500 * time.Millisecond)
+		s.Do(func(*controller.Context) {
+			require.Equal(t, map[health.Status]int{health.Up: 1}, s.app.Stats().Targets)
+		})
+		s.Pass(2 * time.Second)
+		require.Equal(t, "down: no answer within 400ms", s.verdict("a"))
+		s.probe()
+		s.probe(a)
+		s.Do(func(*controller.Context) {
+			require.Equal(t, map[health.Status]int{health.Unknown: 1}, s.app.Stats().Targets)
+		})
+		require.NoError(t, s.Core.Post(t.Context(), health.Change{Owner: "other", Targets: []health.Target{a, {ID: "mine"}, {ID: "mine"}}}))
+		s.Pass(3 * time.Second)
+		require.Equal(t, "down: no such kind of probe: ", s.verdict("mine"))
+		require.NoError(t, s.Core.Post(t.Context(), health.Change{Owner: "other"}))
+		s.Do(func(*controller.Context) { require.Len(t, s.app.Verdicts(), 1) })
+	})
 }
