@@ -23,14 +23,22 @@ const (
 	readyTimeout = 8 * time.Second
 	// operationTimeout bounds one transaction.
 	operationTimeout = 5 * time.Second
-	// joinTimeout is how long a bridge may take to connect to the controller by its
-	// service connection, and to be filled.
-	joinTimeout = 12 * time.Second
-	// confirmTimeout is how long Open vSwitch may take to say that a controller is
-	// connected; it does so every five seconds at the latest.
-	confirmTimeout = 6 * time.Second
-	pollEvery      = 20 * time.Millisecond
+	pollEvery        = 20 * time.Millisecond
 )
+
+// patience is how long things may take.
+type patience struct {
+	// join: that a bridge connects to the controller by its service connection, and is
+	// filled.
+	join time.Duration
+	// confirm: that Open vSwitch says that a controller is connected; it does so every
+	// five seconds at the latest.
+	confirm time.Duration
+	// leave: that a switch is gone whose bridge has lost its controllers.
+	leave time.Duration
+}
+
+var defaultPatience = patience{join: 12 * time.Second, confirm: 6 * time.Second, leave: 2 * time.Second}
 
 var (
 	// ErrNotAdopted says that there is nothing to release.
@@ -105,7 +113,8 @@ type Options struct {
 // Hosts keeps a Client for every endpoint with an adopted bridge, and for others while
 // they are asked about. Its methods may be called from any goroutine, while Run runs.
 type Hosts struct {
-	o Options
+	o        Options
+	patience patience
 
 	mu        sync.Mutex // guards what follows
 	life      context.Context
@@ -129,7 +138,7 @@ func New(ctx context.Context, o Options) (*Hosts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ovsdb: read adoptions: %w", err)
 	}
-	h := &Hosts{o: o, hosts: map[Endpoint]*host{}, adoptions: map[bridgeKey]Adoption{}}
+	h := &Hosts{o: o, patience: defaultPatience, hosts: map[Endpoint]*host{}, adoptions: map[bridgeKey]Adoption{}}
 	for _, a := range list {
 		h.adoptions[a.key()] = a
 	}
@@ -418,7 +427,7 @@ func (h *Hosts) begin(ctx context.Context, k *host, inv *Inventory, name string,
 		x.err = refuse(reason)
 		return x
 	}
-	connected, _, err := h.o.Switches.Connected(ctx, dpid)
+	connected, err := h.elsewhere(ctx, b, req.Controllers)
 	if err != nil {
 		x.err = err
 		return x
@@ -438,12 +447,12 @@ func (h *Hosts) begin(ctx context.Context, k *host, inv *Inventory, name string,
 		if s.dpid != b.DPID {
 			return nil, refuse("its datapath id is changing")
 		}
-		missing := s.missing(req.Controllers)
-		if connected && !s.recorded && len(missing) == len(req.Controllers) {
-			return nil, refuse("a switch with its datapath id " + b.DPID + " is connected from another place")
-		}
 		if other, ok := h.sameDPID(x.a); ok {
 			return nil, refuse(fmt.Sprintf("its datapath id %s is that of bridge %s at %s", b.DPID, other.Bridge, other.Endpoint))
+		}
+		missing := s.missing(req.Controllers)
+		if connected && len(missing) == len(req.Controllers) {
+			return nil, refuse("a switch with its datapath id " + b.DPID + " is connected from another place")
 		}
 		if _, err := s.protocols(offered); err != nil {
 			return nil, refuse(err.Error())
@@ -474,6 +483,27 @@ func (h *Hosts) begin(ctx context.Context, k *host, inv *Inventory, name string,
 		x.err = errors.Join(x.err, h.drop(ctx, x.a))
 	}
 	return x
+}
+
+// elsewhere says whether a switch with the datapath id of a bridge is connected that the
+// bridge cannot be, for it has none of the controllers. One that was just released has a
+// moment to go.
+func (h *Hosts) elsewhere(ctx context.Context, b Bridge, controllers []string) (bool, error) {
+	_, recorded, err := parseRecord(b.ExternalIDs)
+	if recorded || slices.ContainsFunc(b.Controllers, func(c Controller) bool { return slices.Contains(controllers, c.Target) }) {
+		return false, nil
+	}
+	wait, cancel := context.WithTimeout(ctx, h.patience.leave)
+	defer cancel()
+	for {
+		var connected bool
+		if connected, _, err = h.o.Switches.Connected(ctx, parseDPID(b.DPID)); err != nil || !connected {
+			return false, err
+		}
+		if !sleep(wait, pollEvery) {
+			return true, nil
+		}
+	}
 }
 
 // preStage stores the adoption and the stage before the switch connects: its first flows
@@ -522,16 +552,16 @@ func (h *Hosts) sameDPID(a Adoption) (Adoption, bool) {
 // joined waits until a bridge with service connections is connected and filled. When
 // that does not come, the bridge is put back and the error says why.
 func (h *Hosts) joined(ctx context.Context, k *host, x *adopting, discard bool) error {
-	wait, cancel := context.WithTimeout(ctx, joinTimeout)
+	wait, cancel := context.WithTimeout(ctx, h.patience.join)
 	defer cancel()
 	dpid := parseDPID(x.a.DPID)
 	reason, err := h.filled(wait, dpid)
 	if err != nil && wait.Err() != nil && ctx.Err() == nil {
-		reason, err = fmt.Sprintf("it did not take the state of its stage within %s; that is shown with the switch", joinTimeout), nil
+		reason, err = fmt.Sprintf("it did not take the state of its stage within %s; that is shown with the switch", h.patience.join), nil
 	}
 	if reason == notConnected {
 		reason = fmt.Sprintf("it did not connect to %v within %s: can its host reach that address, and does the server take connections from there "+
-			"(plain TCP from other machines needs --openflow-insecure)?", x.a.Record.Controllers, joinTimeout)
+			"(plain TCP from other machines needs --openflow-insecure)?", x.a.Record.Controllers, h.patience.join)
 	}
 	if err == nil && reason == "" && x.fresh && !discard {
 		var n int
@@ -642,7 +672,7 @@ func (h *Hosts) confirm(ctx context.Context, k *host, x *adopting) error {
 	if err := h.raise(ctx, x); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, confirmTimeout)
+	wait, cancel := context.WithTimeout(ctx, h.patience.confirm)
 	defer cancel()
 	if err := h.o.Switches.Settled(wait, parseDPID(x.a.DPID)); err != nil {
 		x.warn = append(x.warn, "the switch has not acknowledged all that it is to hold")
@@ -653,7 +683,7 @@ func (h *Hosts) confirm(ctx context.Context, k *host, x *adopting) error {
 // reports waits until Open vSwitch says that a bridge is connected to one of certain
 // controllers.
 func (h *Hosts) reports(ctx context.Context, k *host, bridge string, one func(Controller) bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	ctx, cancel := context.WithTimeout(ctx, h.patience.confirm)
 	defer cancel()
 	for {
 		if inv, err := k.client.Inventory(); err == nil {
