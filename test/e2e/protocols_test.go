@@ -87,6 +87,26 @@ func (c *controller) apply(name string, doc map[string]any) vipState {
 	return c.serves(name)
 }
 
+// joined waits until all links of the lab are up.
+func (c *controller) joined() {
+	c.t.Helper()
+	c.wait("all links are up", func() bool {
+		var list struct {
+			Items []struct {
+				State string `json:"state"`
+			} `json:"items"`
+		}
+		c.rest("GET", "/v1/links", nil, &list)
+		up := 0
+		for _, l := range list.Items {
+			if l.State == "up" {
+				up++
+			}
+		}
+		return up == len(c.lab.links)
+	})
+}
+
 // restarts stops the controller and starts it again: what it reads back from the switches
 // is what it wrote, so nothing is written.
 func (c *controller) restarts() {
@@ -171,7 +191,7 @@ func TestIPv6Ring(t *testing.T) {
 		h.serveHTTP(8080)
 	}
 	c := l.control("managed")
-	c.wait("the ring is known", func() bool { return c.linked() == 4 })
+	c.joined()
 	c.apply("web", document(vip6, "tcp", 80, 0, 8080, servers...))
 	l.sweep()
 	for _, h := range clients {
@@ -215,7 +235,7 @@ func TestVLAN(t *testing.T) {
 			}
 			outside := l.hosts[2]
 			c := l.control(stage)
-			c.wait("the tree is known", func() bool { return c.linked() == 2 })
+			c.joined()
 			doc := document(vip, "tcp", 80, 0, 8080, servers...)
 			doc["vlan"] = 7
 			c.apply("web", doc)
