@@ -443,6 +443,45 @@ func TestHealthFlapping(t *testing.T) {
 	}
 }
 
+// TestHealthOverRestart: a restart changes nothing in a switch and fails no request of
+// members that are monitored; one that died meanwhile is found.
+func TestHealthOverRestart(t *testing.T) {
+	l, c, client, servers := twoSwitches(t, "managed")
+	c.must("PUT", "/v1/vips/web", monitored("tcp", everyHalf("http"), members(8080, hostsOf(servers)...)))
+	c.allUp("web")
+	c.quiet()
+	sources := client.sources(200, 1)
+	home := client.requests(service(80), sources)
+	require.Len(t, home.counts(), 4)
+	before := l.tap.mods()
+	stop := client.barrage(service(80), sources)
+	c.stop()
+	c.start()
+	c.allUp("web")
+	c.kill()
+	c.start()
+	c.allUp("web")
+	shots := stop()
+	for _, s := range shots {
+		require.NoError(t, s.err, "a request during restarts")
+	}
+	t.Logf("%d requests over two restarts, 0 failed", len(shots))
+	require.Equal(t, before, l.tap.mods())
+	require.Empty(t, home.moved(client.requests(service(80), sources)))
+
+	c.stop()
+	servers[2].become(gone)
+	c.start()
+	began := time.Now()
+	c.wait("the member that died is found", func() bool {
+		state, _ := c.health("web")
+		return len(state) == 4 && state[2] == "down"
+	})
+	t.Logf("found %s after all switches were back", time.Since(began).Round(time.Millisecond))
+	c.serves("web")
+	require.Empty(t, home.moved(client.requests(service(80), sources), servers[2].name))
+}
+
 // probed returns how many probes have ended so far, by outcome.
 func (c *controller) probed() map[string]int {
 	c.t.Helper()
