@@ -588,6 +588,9 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 			m := l.Members[j]
 			ms := a.memberStatus(pool.Members[j], v.health[checkID(v.name, l.Key, m.Key)])
 			ms.Slots = slots[m.Index]
+			if v.rec.VIP.Mode == ModeDSR && !a.members[m.Key.Addr()].known {
+				ms.Reason += ": mode dsr reaches members of the switches' own layer 2 network only"
+			}
 			s.Members[l.Key][m.Key] = ms
 			if st.wanted && !st.backup {
 				wanted++
@@ -739,10 +742,13 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 		rec: v.rec, owners: slices.Clone(v.owners),
 		stage: sw.Stage, caps: sw.Capabilities,
 		targets: map[netip.Addr]target{}, floor: v.floors[sw.DPID],
-		now: c.Now, alone: true,
+		now: c.Now,
 	}
-	for other := range c.Switches() {
-		in.alone = in.alone && (other == sw || !serves(other))
+	if v.rec.VIP.Mode == ModeConntrack && sw.Stage == controller.StageSteer {
+		in.alone = true
+		for other := range c.Switches() {
+			in.alone = in.alone && (other == sw || !serves(other))
+		}
 	}
 	for i, l := range v.rec.Listeners {
 		in.standings = append(in.standings, a.standings(v, i))

@@ -37,6 +37,8 @@ type App struct {
 	random io.Reader
 	store  func(context.Context, []byte) error
 	ports  map[topology.Place]*prober
+	// virtual says which addresses are no host's; nil: none.
+	virtual func(netip.Addr) bool
 
 	savedVersion uint64
 	savedAt      time.Time
@@ -55,6 +57,10 @@ type prober struct {
 func New(key []byte, random io.Reader, store func(context.Context, []byte) error) *App {
 	return &App{key: key, random: random, store: store, ports: map[topology.Place]*prober{}}
 }
+
+// Except has addresses left out that are no host's, whatever hosts say: those of which
+// virtual says so. It is called on the core loop.
+func (a *App) Except(virtual func(netip.Addr) bool) { a.virtual = virtual }
 
 // ID implements controller.App.
 func (a *App) ID() flowtable.AppID { return controller.AppDiscovery }
@@ -226,6 +232,9 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 			return // likewise
 		}
 		s.IP = usable(ip)
+	}
+	if s.IP.IsValid() && a.virtual != nil && a.virtual(s.IP) {
+		s.IP = netip.Addr{}
 	}
 	emit(c, c.Graph.SeeHost(s, c.Now))
 }

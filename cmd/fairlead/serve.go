@@ -76,6 +76,8 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		return err
 	}
 	vips := balancer.NewApp(records, intents.SaveOwners)
+	found := discovery.New(lldpKey(db), rand.Reader, state.saveTopology)
+	found.Except(vips.Virtual)
 	vips.SetWatch(watch)
 	probes := health.New(log, tell)
 	stage, err := parseStage(cfg.Stage)
@@ -87,7 +89,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		Bindings: state, AllowPlain: cfg.OpenFlowInsecure,
 		PacketInRate: cfg.PacketInRate, PacketInPortRate: cfg.PacketInPortRate,
 		Apps: []controller.App{
-			discovery.New(lldpKey(db), rand.Reader, state.saveTopology),
+			found,
 			forwarding.New(graph),
 			vips,
 			probes,
