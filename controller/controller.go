@@ -50,7 +50,7 @@ const (
 	maxAway = 4096
 	// packetInTurn is how many packet-ins of one switch are taken before it is the
 	// next switch's turn.
-	packetInTurn = 64
+	packetInTurn = 128
 )
 
 // Store is what the controller keeps over a restart.
@@ -109,7 +109,11 @@ type Controller struct {
 	warnPlain   sync.Once
 	stopped     chan struct{}
 
-	// Owned by the core loop.
+	// Held by who is the core: the loop, or a reader for a moment (offer). It guards
+	// what follows.
+	turns     sync.Mutex
+	timerAt   time.Time // when the loop wakes by itself
+	brief     bool      // the core is a reader's
 	ctx       *Context
 	sessions  map[ofproto.DPID]*session // claimed, attached or not
 	stages    map[ofproto.DPID]Stage

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"maps"
 	"runtime/debug"
 	"time"
 
@@ -11,31 +10,85 @@ import (
 	"github.com/fairlead/fairlead/topology"
 )
 
+// briefTurns is how many sessions are taken in turn by a reader that is the core.
+const briefTurns = 8
+
 // loop is the core loop.
 func (c *Controller) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	c.ctx.Emit(Started{})
-	c.contain(c.flush)
+	next := c.turn(func() { c.ctx.Emit(Started{}) })
 	for {
+		timer.Reset(time.Until(next))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case f := <-c.cmds:
-			c.now()
-			c.contain(f)
+			next = c.turn(f)
 		case <-c.inbox.signal:
-			c.now()
-			if s := c.inbox.take(); s != nil {
-				c.contain(func() { c.drain(s) })
-			}
+			next = c.turn(func() {
+				if s := c.inbox.take(); s != nil {
+					c.drain(s)
+				}
+			})
 		case <-timer.C:
-			c.now()
-			c.contain(c.timers)
+			next = c.turn(c.timers)
+		}
+	}
+}
+
+// turn does one thing as the core, and what follows from it. It returns when the core
+// has to do with timers next.
+func (c *Controller) turn(f func()) time.Time {
+	c.turns.Lock()
+	c.now()
+	c.contain(f)
+	c.contain(c.flush)
+	c.timerAt = c.nextTimer()
+	next := c.timerAt
+	c.turns.Unlock()
+	if c.inbox.waiting.Load() > 0 {
+		c.inbox.poke()
+	}
+	return next
+}
+
+// offer has what a session has received taken by the core: by the goroutine that calls
+// it, a reader, if nobody is the core at the moment, else by who is. It spares waking
+// the core loop, and the packet a wait. What would keep a reader from its echoes for
+// long is left to the loop.
+func (c *Controller) offer(s *session) {
+	c.inbox.add(s)
+	for range 2 {
+		// Who holds the lock looks into the inbox after giving it back.
+		if !c.turns.TryLock() {
+			return
+		}
+		c.now()
+		c.brief = true
+		for range briefTurns {
+			s := c.inbox.take()
+			if s == nil {
+				break
+			}
+			c.contain(func() { c.drain(s) })
 		}
 		c.contain(c.flush)
-		timer.Reset(c.nextTimer())
+		c.brief = false
+		at := c.nextTimer()
+		sooner := at.Before(c.timerAt)
+		if sooner {
+			c.timerAt = at
+		}
+		c.turns.Unlock()
+		if sooner {
+			break // the loop is to set its timer
+		}
+		if c.inbox.waiting.Load() == 0 {
+			return
+		}
 	}
+	c.inbox.poke()
 }
 
 // contain keeps a panic in what the core does for one event from ending the process:
@@ -186,7 +239,7 @@ func (c *Controller) dispatch() {
 		}
 	}
 	x.events = nil
-	if c.reroute && !x.Now.Before(c.rerouteAt) {
+	if c.reroute && !c.brief && !x.Now.Before(c.rerouteAt) {
 		c.reroute = false
 		x.Emit(Rerouted{})
 		c.dispatch()
@@ -224,18 +277,19 @@ func (c *Controller) timers() {
 	}
 }
 
-func (c *Controller) nextTimer() time.Duration {
+// nextTimer is when the core has to do with timers next.
+func (c *Controller) nextTimer() time.Time {
 	next := c.ctx.Now.Add(time.Hour)
-	for at := range maps.Values(c.goneAt) {
+	for _, at := range c.goneAt {
 		next = earlier(next, at)
 	}
-	for at := range maps.Values(c.ctx.wake) {
+	for _, at := range c.ctx.wake {
 		next = earlier(next, at)
 	}
 	if c.reroute {
 		next = earlier(next, c.rerouteAt)
 	}
-	return max(time.Until(next), 0)
+	return next
 }
 
 func earlier(a, b time.Time) time.Time {

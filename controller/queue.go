@@ -4,24 +4,34 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // inbox is the queue of sessions that have something for the core. A session is
 // in it at most once, so it is bounded by their number.
 type inbox struct {
-	mu     sync.Mutex
-	queue  []*session
-	signal chan struct{}
+	mu      sync.Mutex
+	queue   []*session
+	waiting atomic.Int32 // about as many as in queue, never too few for long
+	signal  chan struct{}
 }
 
-func (in *inbox) put(s *session) {
+// add queues a session; whoever is the core looks into the inbox when it is done.
+func (in *inbox) add(s *session) {
 	in.mu.Lock()
 	in.queue = append(in.queue, s)
 	in.mu.Unlock()
+	in.waiting.Add(1)
+}
+
+// put queues a session for the core loop.
+func (in *inbox) put(s *session) {
+	in.add(s)
 	in.poke()
 }
 
+// poke wakes the core loop.
 func (in *inbox) poke() {
 	select {
 	case in.signal <- struct{}{}:
@@ -36,12 +46,10 @@ func (in *inbox) take() *session {
 		return nil
 	}
 	s := in.queue[0]
-	in.queue = in.queue[1:]
-	if len(in.queue) > 0 {
-		in.poke()
-	} else {
+	if in.queue = in.queue[1:]; len(in.queue) == 0 {
 		in.queue = nil
 	}
+	in.waiting.Add(-1)
 	return s
 }
 

@@ -196,6 +196,7 @@ func (c *Controller) admitted(ctx context.Context, e *entry) (attached bool, err
 		MaxMultipart:      maxReply,
 		Handler:           s.handle,
 		Invalid:           s.invalid,
+		Drained:           s.drained,
 	})
 	defer s.conn.Close()
 
@@ -569,7 +570,19 @@ func (s *session) packetIn(m *ofproto.PacketIn) {
 		return
 	}
 	s.packetIns = append(s.packetIns, PacketIn{InPort: port, Table: m.Table, Cookie: m.Cookie, Data: slices.Clone(m.Data)})
-	s.enqueueLocked()
+	s.mu.Unlock()
+}
+
+// drained hands what was read to the core: at once if that is idle, else by its inbox.
+func (s *session) drained() {
+	s.mu.Lock()
+	if s.queued || len(s.packetIns)+len(s.portEvs) == 0 || s.phase.Load() != phaseReady {
+		s.mu.Unlock()
+		return
+	}
+	s.queued = true
+	s.mu.Unlock()
+	s.c.offer(s)
 }
 
 // readPorts asks for all ports, and returns how many port events had come before the

@@ -59,6 +59,10 @@ type ConnOptions struct {
 	// returns: it aliases the read buffer, and one *PacketIn is used for all.
 	Handler func(Header, Message)
 
+	// Drained is called, under the same rules, when all messages that one read brought
+	// have been handled: who gathers what Handler gets can go on with it.
+	Drained func()
+
 	// Invalid is called, under the same rules, for every message whose header is
 	// sound and whose rest is not: of another version, or an error of Parse. It is
 	// dropped otherwise. The frame aliases the read buffer.
@@ -109,7 +113,11 @@ type ConnStats struct {
 type Conn struct {
 	nc  net.Conn
 	raw syscall.RawConn // of nc, nil where it has none
-	o   ConnOptions
+	// For writeNow, made once.
+	control func(fd uintptr)
+	now     []byte
+	wrote   int
+	o       ConnOptions
 
 	sendXID atomic.Uint32
 
@@ -194,6 +202,7 @@ func NewConn(c net.Conn, o ConnOptions) *Conn {
 	if sc, ok := c.(syscall.Conn); ok {
 		conn.raw, _ = sc.SyscallConn() // without it the writer writes
 	}
+	conn.control = func(fd uintptr) { conn.wrote, _ = syscall.Write(int(fd), conn.now) }
 	// Each connection counts from elsewhere: what was said in an earlier one, and
 	// comes again in this, is no answer here.
 	conn.sendXID.Store(rand.Uint32())
@@ -401,11 +410,7 @@ func (c *Conn) Flush() {
 	c.out, c.spare = reuse(c.spare), nil
 	c.idle, c.inline = false, true
 	c.mu.Unlock()
-	n := 0
-	// Control and not Write: no deadline is set, and there is none to heed. An error is
-	// left to the writer, which meets it too.
-	_ = c.raw.Control(func(fd uintptr) { n, _ = syscall.Write(int(fd), b) })
-	n = max(n, 0)
+	n := c.writeNow(b)
 	c.writes.Add(1)
 	c.bytesSent.Add(uint64(n))
 	c.mu.Lock()
@@ -419,6 +424,16 @@ func (c *Conn) Flush() {
 	if len(c.partial) > 0 || len(c.out) > 0 || len(c.urgent) > 0 || !c.drainBy.IsZero() || c.aborted {
 		c.wake()
 	}
+}
+
+// writeNow writes what the socket takes at once. Only who has set inline calls it.
+func (c *Conn) writeNow(b []byte) int {
+	c.now, c.wrote = b, 0
+	// Control and not Write: no deadline is set, and there is none to heed. An error is
+	// left to the writer, which meets it too.
+	_ = c.raw.Control(c.control)
+	c.now = nil
+	return max(c.wrote, 0)
 }
 
 // written takes bytes off the queue. The caller holds mu.
@@ -606,9 +621,10 @@ func (c *Conn) read() error {
 		have  int          // bytes of buf that were read and not yet handled
 		since = time.Now() // when it began to wait for the next whole message
 		asked bool         // a keepalive was sent since
+		until time.Time    // the read deadline that is set
 	)
 	for {
-		if err := c.setReadDeadline(since, asked); err != nil {
+		if err := c.setReadDeadline(since, asked, &until); err != nil {
 			return fmt.Errorf("ofproto: read: %w", err)
 		}
 		n, err := c.nc.Read(buf[have:])
@@ -638,6 +654,9 @@ func (c *Conn) read() error {
 		if used > 0 {
 			have = copy(buf, buf[used:have])
 			since, asked = time.Now(), false
+			if c.o.Drained != nil {
+				c.o.Drained()
+			}
 		}
 		// Grow by what came, not by what a header promises.
 		if full && len(buf) < maxReadBuffer {
@@ -647,6 +666,7 @@ func (c *Conn) read() error {
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			until = time.Time{}
 			idle := time.Since(since)
 			if c.o.ReadTimeout > 0 && idle >= c.o.ReadTimeout {
 				return fmt.Errorf("ofproto: read: %w for %v", ErrSilent, c.o.ReadTimeout)
@@ -662,17 +682,27 @@ func (c *Conn) read() error {
 }
 
 // setReadDeadline makes the next read return when there is something to do about
-// silence.
-func (c *Conn) setReadDeadline(since time.Time, asked bool) error {
+// silence. A deadline that is only a little early stays as it is: moving it for every
+// message would cost more than waking for nothing now and then.
+func (c *Conn) setReadDeadline(since time.Time, asked bool, set *time.Time) error {
+	var after time.Duration
 	switch {
 	case c.o.KeepaliveInterval > 0 && !asked && (c.o.ReadTimeout == 0 || c.o.KeepaliveInterval < c.o.ReadTimeout):
-		return c.nc.SetReadDeadline(since.Add(c.o.KeepaliveInterval))
+		after = c.o.KeepaliveInterval
 	case c.o.ReadTimeout > 0:
-		return c.nc.SetReadDeadline(since.Add(c.o.ReadTimeout))
-	case c.o.KeepaliveInterval > 0:
+		after = c.o.ReadTimeout
+	case c.o.KeepaliveInterval > 0: // asked, and nothing more to do
+		*set = time.Time{}
 		return c.nc.SetReadDeadline(time.Time{})
+	default:
+		return nil
 	}
-	return nil
+	at := since.Add(after)
+	if early := at.Sub(*set); early >= 0 && early < after/16 {
+		return nil
+	}
+	*set = at
+	return c.nc.SetReadDeadline(at)
 }
 
 func typeIndex(t MessageType) int { return min(int(t), NumTypes-1) }
