@@ -489,15 +489,15 @@ func (h *Hosts) begin(ctx context.Context, k *host, inv *Inventory, name string,
 // bridge cannot be, for it has none of the controllers. One that was just released has a
 // moment to go.
 func (h *Hosts) elsewhere(ctx context.Context, b Bridge, controllers []string) (bool, error) {
-	_, recorded, err := parseRecord(b.ExternalIDs)
+	_, recorded := b.ExternalIDs[recordKey]
 	if recorded || slices.ContainsFunc(b.Controllers, func(c Controller) bool { return slices.Contains(controllers, c.Target) }) {
 		return false, nil
 	}
 	wait, cancel := context.WithTimeout(ctx, h.patience.leave)
 	defer cancel()
 	for {
-		var connected bool
-		if connected, _, err = h.o.Switches.Connected(ctx, parseDPID(b.DPID)); err != nil || !connected {
+		connected, _, err := h.o.Switches.Connected(ctx, parseDPID(b.DPID))
+		if err != nil || !connected {
 			return false, err
 		}
 		if !sleep(wait, pollEvery) {
