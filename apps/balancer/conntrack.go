@@ -243,8 +243,17 @@ func icmpErrors(a netip.Addr) [][]ofproto.Field {
 	return all
 }
 
+// translatesErrors says whether Open vSwitch gets the translation of ICMP errors right.
+// Of IPv6 it takes the header of the error for that of the packet quoted: it writes a
+// checksum into the MTU, or into the address quoted (seen with 3.1). There the
+// controller translates them as in mode nat.
+func translatesErrors(a netip.Addr) bool { return a.Is4() }
+
 // trackErrors looks up ICMP errors to an address of VIPs in mode conntrack.
 func trackErrors(addr netip.Addr, vlan uint16) (flows []flowtable.Flow) {
+	if !translatesErrors(addr) {
+		return nil
+	}
 	zone, _ := controller.Zones(vlan)
 	for _, icmp := range icmpErrors(addr) {
 		flows = append(flows, flowtable.Flow{
@@ -306,6 +315,9 @@ func compileTrackedMember(addr netip.Addr, vips []vipInput) flowtable.Part {
 					}, match...)
 				}
 			}
+		}
+		if !translatesErrors(addr) {
+			continue
 		}
 		for _, icmp := range icmpErrors(addr) {
 			flow(controller.TableVIP, controller.PrioVIPRelated, applied(back(destination, controller.TableDestination)),

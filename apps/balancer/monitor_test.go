@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/test/simswitch"
 	"github.com/fairlead/fairlead/test/simswitch/lab"
 )
@@ -217,4 +218,70 @@ func TestChecksProbeWhatTheMemberSays(t *testing.T) {
 		s.put(v)
 		require.Empty(t, s.prober.checks["web"])
 	})
+}
+
+// L-06: three of eight members flap, as fast as a monitor without damping would let them.
+// Each verdict costs one group-mod a switch, the slots of the steady members never move,
+// and everybody has its own again in the end.
+func TestL06FlappingMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := ring(simswitch.Options{})
+		names := []string{"h2", "h3", "h4"}
+		for i := range 5 {
+			names = append(names, lab.AddHost(n, 10+i, place{DPID: 1, Port: ofproto.Port(200 + i)}).Name)
+		}
+		s := open(t, t.TempDir(), n, lab.Options{})
+		s.learn()
+		rec := s.put(s.monitored(names...))
+		s.finds(true, "", names...)
+		home, _, _ := s.serving()
+		require.Len(t, home, 8)
+		owners := func() []uint16 { return s.owners(0) }
+		before := owners()
+		steady := map[uint16]bool{}
+		for _, m := range rec.Listeners[0].Members {
+			if name := s.memberOf(rec, m.Index); slices.Contains(names[3:], name) {
+				steady[m.Index] = true
+			}
+		}
+		moved, last := 0, before
+		const verdicts = 60
+		for i := range verdicts {
+			mods := map[ofproto.DPID]int{}
+			for _, sw := range n.Switches() {
+				mods[sw.DPID()] = sw.Mods()
+			}
+			s.finds(i/3%2 == 1, "connection refused", names[i%3])
+			for _, sw := range n.Switches() {
+				require.LessOrEqual(t, sw.Mods()-mods[sw.DPID()], 1, "one group-mod a switch")
+			}
+			now := owners()
+			for j, id := range now {
+				if steady[before[j]] {
+					require.Equal(t, before[j], id, "slot %d of a steady member", j)
+				}
+				if id != last[j] {
+					moved++
+				}
+			}
+			last = now
+			s.Pass(700 * time.Millisecond)
+		}
+		after, _, _ := s.serving()
+		require.Equal(t, home, after)
+		require.Equal(t, before, last)
+		// Only slots of the three change hands: each at most once a verdict.
+		t.Logf("%d verdicts moved %d slots of %d: %.1f a verdict", verdicts, moved, len(before), float64(moved)/verdicts)
+		require.LessOrEqual(t, moved, verdicts*2*len(before)/8)
+	})
+}
+
+// owners are the present owners of a listener's slots as they are stored.
+func (s *site) owners(listener int) []uint16 {
+	s.t.Helper()
+	s.Settle()
+	s.Pass(time.Second) // they are saved now and then
+	rec, err := s.intents.Get(s.t.Context(), "web")
+	require.NoError(s.t, err)
+	return rec.Listeners[listener].Slots.Owner
 }
