@@ -170,24 +170,29 @@ func TestHostsAreLearned(t *testing.T) {
 	ip, ip6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fe80::1")
 	const at = "0000000000000001/100"
 	flow6 := packet.Flow{SrcMAC: mac, DstMAC: packet.MAC{0x33, 0x33, 0, 0, 0, 1}, Src: netip.AddrPortFrom(ip6, 0), Dst: netip.MustParseAddrPort("[ff02::1]:0")}
+	// An advertisement whose frame comes from another station than it names.
+	other6 := packet.AppendNeighborAdvertisement(nil, flow6, ip6, false)
+	copy(other6[6:], []byte{0x0e, 7, 7, 7, 7, 7})
 	for name, c := range map[string]struct {
 		frame []byte
 		want  []string
 	}{
-		"ARP request":           {packet.AppendARPRequest(nil, mac, ip, netip.MustParseAddr("10.0.0.9")), []string{"0e:00:00:00:00:01 " + at + " [10.0.0.1]"}},
-		"announcement":          {packet.AppendARPRequest(nil, mac, ip, ip), []string{"0e:00:00:00:00:01 " + at + " [10.0.0.1]"}},
-		"ARP reply":             {packet.AppendARPReply(nil, mac, ip, packet.MAC{0x0e, 9}, netip.MustParseAddr("10.0.0.9")), []string{"0e:00:00:00:00:01 " + at + " [10.0.0.1]"}},
-		"ARP probe":             {packet.AppendARPRequest(nil, mac, netip.IPv4Unspecified(), ip), []string{"0e:00:00:00:00:01 " + at + " []"}},
-		"on a VLAN":             {packet.AppendARPRequest(nil, mac, ip, ip, packet.VLAN{ID: 7}), []string{"0e:00:00:00:00:01@7 " + at + " [10.0.0.1]"}},
-		"solicitation":          {packet.AppendNeighborSolicitation(nil, mac, ip6, netip.MustParseAddr("fe80::2")), []string{"0e:00:00:00:00:01 " + at + " [fe80::1]"}},
-		"duplicate detection":   {packet.AppendNeighborSolicitation(nil, mac, netip.IPv6Unspecified(), ip6), []string{"0e:00:00:00:00:01 " + at + " []"}},
-		"advertisement":         {packet.AppendNeighborAdvertisement(nil, flow6, ip6, false), []string{"0e:00:00:00:00:01 " + at + " [fe80::1]"}},
-		"any packet":            {packet.AppendUDPFrame(nil, packet.Flow{SrcMAC: mac, DstMAC: packet.MAC{0x0e, 9}, Src: netip.AddrPortFrom(ip, 1), Dst: netip.MustParseAddrPort("10.0.0.9:9")}, nil), []string{"0e:00:00:00:00:01 " + at + " []"}},
-		"ARP for another":       {packet.AppendEthernet(nil, packet.Ethernet{Dst: packet.Broadcast, Src: packet.MAC{0x0e, 7}, Type: packet.EtherTypeARP}), nil},
-		"from a group":          {packet.AppendARPRequest(nil, packet.MAC{1, 2, 3}, ip, ip), nil},
-		"from the controller":   {packet.AppendARPRequest(nil, packet.MAC(controller.ProbeMAC), ip, ip), nil},
-		"from nowhere":          {packet.AppendARPRequest(nil, packet.MAC{}, ip, ip), nil},
-		"too short for its ARP": {packet.AppendARPRequest(nil, mac, ip, ip)[:30], nil},
+		"ARP request":                   {packet.AppendARPRequest(nil, mac, ip, netip.MustParseAddr("10.0.0.9")), []string{"0e:00:00:00:00:01 " + at + " [10.0.0.1]"}},
+		"announcement":                  {packet.AppendARPRequest(nil, mac, ip, ip), []string{"0e:00:00:00:00:01 " + at + " [10.0.0.1]"}},
+		"ARP reply":                     {packet.AppendARPReply(nil, mac, ip, packet.MAC{0x0e, 9}, netip.MustParseAddr("10.0.0.9")), []string{"0e:00:00:00:00:01 " + at + " [10.0.0.1]"}},
+		"ARP probe":                     {packet.AppendARPRequest(nil, mac, netip.IPv4Unspecified(), ip), []string{"0e:00:00:00:00:01 " + at + " []"}},
+		"on a VLAN":                     {packet.AppendARPRequest(nil, mac, ip, ip, packet.VLAN{ID: 7}), []string{"0e:00:00:00:00:01@7 " + at + " [10.0.0.1]"}},
+		"solicitation":                  {packet.AppendNeighborSolicitation(nil, mac, ip6, netip.MustParseAddr("fe80::2")), []string{"0e:00:00:00:00:01 " + at + " [fe80::1]"}},
+		"duplicate detection":           {packet.AppendNeighborSolicitation(nil, mac, netip.IPv6Unspecified(), ip6), []string{"0e:00:00:00:00:01 " + at + " []"}},
+		"advertisement":                 {packet.AppendNeighborAdvertisement(nil, flow6, ip6, false), []string{"0e:00:00:00:00:01 " + at + " [fe80::1]"}},
+		"solicitation on a VLAN":        {packet.AppendNeighborSolicitation(nil, mac, ip6, netip.MustParseAddr("fe80::2"), packet.VLAN{ID: 7}), []string{"0e:00:00:00:00:01@7 " + at + " [fe80::1]"}},
+		"advertisement for another MAC": {other6, nil},
+		"any packet":                    {packet.AppendUDPFrame(nil, packet.Flow{SrcMAC: mac, DstMAC: packet.MAC{0x0e, 9}, Src: netip.AddrPortFrom(ip, 1), Dst: netip.MustParseAddrPort("10.0.0.9:9")}, nil), []string{"0e:00:00:00:00:01 " + at + " []"}},
+		"ARP for another":               {packet.AppendEthernet(nil, packet.Ethernet{Dst: packet.Broadcast, Src: packet.MAC{0x0e, 7}, Type: packet.EtherTypeARP}), nil},
+		"from a group":                  {packet.AppendARPRequest(nil, packet.MAC{1, 2, 3}, ip, ip), nil},
+		"from the controller":           {packet.AppendARPRequest(nil, packet.MAC(controller.ProbeMAC), ip, ip), nil},
+		"from nowhere":                  {packet.AppendARPRequest(nil, packet.MAC{}, ip, ip), nil},
+		"too short for its ARP":         {packet.AppendARPRequest(nil, mac, ip, ip)[:30], nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name == "ARP for another" {
@@ -203,6 +208,37 @@ func TestHostsAreLearned(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A host has as many IPv6 addresses as it claims, link-local ones among them.
+func TestHostsHaveSeveralAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := lab.Start(t, apart(), lab.Options{})
+		l.Settle()
+		h := l.Host("h1")
+		for _, ip := range []string{"fe80::1", "2001:db8::1", "2001:db8::a"} {
+			l.Send("h1", packet.AppendNeighborSolicitation(nil, h.MAC, netip.MustParseAddr(ip), netip.MustParseAddr("2001:db8::99")))
+		}
+		l.Announce("h1")
+		require.Equal(t, []string{"0e:00:00:00:00:01 0000000000000001/100 [10.0.0.1 2001:db8::1 2001:db8::a fe80::1]"}, hosts(l))
+	})
+}
+
+// Neighbour messages to the controller's own MAC go to it and nowhere else; others are
+// copied and go on, multicast ones to everyone.
+func TestNeighbourMessagesGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := lab.Start(t, lab.Build(2, simswitch.Options{}, [2]int{1, 2}), lab.Options{})
+		l.Settle()
+		h := l.Host("h1")
+		ask := packet.AppendNeighborSolicitation(nil, h.MAC, netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"))
+		l.Forget()
+		l.Send("h1", ask)
+		require.Len(t, l.Seen("h2"), 1)
+		copy(ask, controller.ProbeMAC[:])
+		l.Send("h1", ask)
+		require.Empty(t, l.Seen("h2"))
+	})
 }
 
 func TestHostsAge(t *testing.T) {

@@ -287,6 +287,33 @@ func TestHostMoves(t *testing.T) {
 	})
 }
 
+// One MAC may be a host of several VLANs, each at a place of its own.
+func TestHostsOfVLANsAreKeptApart(t *testing.T) {
+	for _, o := range []simswitch.Options{{}, {Tables: 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			n := lab.Build(3, o, [2]int{1, 2}, [2]int{2, 3})
+			n.Host("h2").MAC = n.Host("h1").MAC
+			n.Host("h2").VLAN = 7
+			l := lab.Start(t, n, lab.Options{})
+			l.Settle()
+			announceAll(l)
+			from := l.Host("h3")
+			send := func(tags ...packet.VLAN) {
+				f := packet.Flow{SrcMAC: from.MAC, DstMAC: n.Host("h1").MAC, Tags: tags, Src: from.AddrPort(1), Dst: n.Host("h1").AddrPort(2)}
+				l.Forget()
+				l.Send("h3", packet.AppendUDPFrame(nil, f, nil))
+				l.Pass(100 * time.Millisecond)
+			}
+			send()
+			require.Len(t, l.Seen("h1"), 1)
+			require.Empty(t, l.Seen("h2"))
+			send(packet.VLAN{ID: 7})
+			require.Empty(t, l.Seen("h1"))
+			require.Len(t, l.Seen("h2"), 1)
+		})
+	}
+}
+
 func TestUnknownHostIsFoundByFlooding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := lab.Start(t, lab.Build(4, simswitch.Options{}, lab.Ring(4)...), lab.Options{})
