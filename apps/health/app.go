@@ -62,10 +62,11 @@ type App struct {
 	checks    map[string]*check
 	owned     map[string][]string // ids of each owner
 	byAddress map[netip.Addr]map[*check]bool
-	replies   map[string]*part     // entries for replies, by part name
-	taken     map[reply]bool       // of those in replies
-	sources   map[string]*part     // addresses that are answered for, by part name
-	pending   map[packetKey]*check // probes of single packets in flight
+	replies   map[string]*part         // entries for replies, by part name
+	taken     map[reply]bool           // of those in replies
+	sources   map[string]*part         // addresses that are answered for, by part name
+	access    map[[2]netip.Addr]uint16 // VLANs of targets behind access ports, by address and source
+	pending   map[packetKey]*check     // probes of single packets in flight
 	due       timetable
 	firstFree time.Time // when the next new target may be probed first
 	repeatAt  time.Time
@@ -107,7 +108,8 @@ func New(log *slog.Logger, verdict func(*controller.Context, Verdict)) *App {
 	return &App{
 		log: log, verdict: verdict, wire: newWire(log),
 		checks: map[string]*check{}, owned: map[string][]string{}, byAddress: map[netip.Addr]map[*check]bool{},
-		replies: map[string]*part{}, taken: map[reply]bool{}, sources: map[string]*part{}, pending: map[packetKey]*check{},
+		replies: map[string]*part{}, taken: map[reply]bool{}, sources: map[string]*part{},
+		access: map[[2]netip.Addr]uint16{}, pending: map[packetKey]*check{},
 		nextPort: firstPort, counts: counts{},
 	}
 }
@@ -351,6 +353,9 @@ func (a *App) begin(c *controller.Context, k *check) {
 			return
 		}
 		k.awaits = false
+		if at.VLAN != k.VLAN {
+			a.access[[2]netip.Addr{k.Address, k.Source}] = k.VLAN
+		}
 		if c.Switch(ofproto.DPID(at.Place.DPID)) == nil {
 			// Its flows outlive the session, and so does what was known of its hosts,
 			// until the switch is given up and they with it.
@@ -410,10 +415,14 @@ func (a *App) ask(c *controller.Context, k *check) bool {
 // linkLocal is the address that goes with controller.ProbeMAC (RFC 4291, appendix A).
 var linkLocal = netip.MustParseAddr("fe80::46:4cff:fe00:1")
 
-// locate finds the host of an address. why says that it has no place.
+// locate finds the host of an address. why says that it has no place. A host whose
+// frames are untagged may be behind an access port of the VLAN.
 func locate(c *controller.Context, vlan uint16, addr netip.Addr) (h topology.Host, why string) {
 	snap := c.Graph.Snapshot()
 	h, ok := snap.HostByIP(vlan, addr)
+	if !ok && vlan != 0 {
+		h, ok = snap.HostByIP(0, addr)
+	}
 	if !ok {
 		return h, "is not known in the network: does not answer ARP or neighbour discovery"
 	}
@@ -533,7 +542,7 @@ func (a *App) send(c *controller.Context, vlan uint16, dst netip.Addr, ip []byte
 	if dst.Is6() {
 		e.Type = packet.EtherTypeIPv6
 	}
-	frame := packet.AppendEthernet(make([]byte, 0, len(ip)+18), e, tags(vlan)...)
+	frame := packet.AppendEthernet(make([]byte, 0, len(ip)+18), e, tags(h.VLAN)...)
 	c.PacketOut(ofproto.DPID(h.Place.DPID), ofproto.PortController, append(frame, ip...), ofproto.OutputPort(ofproto.Port(h.Place.Port)))
 }
 

@@ -37,13 +37,30 @@ func (r reply) name() string {
 	return fmt.Sprintf("reply/%d/%d/%s/%d/%s", r.vlan, r.proto, r.target, r.port, r.source)
 }
 
-// source is an address of ours that hosts ask for.
+// source is an address of probes that hosts ask for. Where it is a VIP's, switches
+// answer for it, but not a target behind an access port of the VIP's VLAN: for that one
+// alone it is answered here.
 type source struct {
-	addr netip.Addr
-	vlan uint16
+	addr  netip.Addr
+	vlan  uint16
+	asker netip.Addr // invalid: anyone
 }
 
-func (s source) name() string { return fmt.Sprintf("source/%d/%s", s.vlan, s.addr) }
+func (s source) name() string {
+	if s.asker.IsValid() {
+		return fmt.Sprintf("source/%d/%s/%s", s.vlan, s.addr, s.asker)
+	}
+	return fmt.Sprintf("source/%d/%s", s.vlan, s.addr)
+}
+
+// sourceOf says for which address a target needs an answer.
+func sourceOf(t Target) (s source, ok bool) {
+	s = source{addr: t.Source, vlan: t.VLAN}
+	if !t.Answer {
+		s.asker = t.Address
+	}
+	return s, t.Answer || t.VLAN != 0
+}
 
 // repliesOf lists the replies that probes of a target have.
 func repliesOf(t Target) []reply {
@@ -64,7 +81,7 @@ func (a *App) acquire(c *controller.Context, t Target) {
 		need(c, a.replies, r.name(), r.compile)
 		a.taken[r] = true
 	}
-	if s := (source{t.Source, t.VLAN}); t.Answer {
+	if s, ok := sourceOf(t); ok {
 		need(c, a.sources, s.name(), s.compile)
 	}
 }
@@ -79,7 +96,8 @@ func (a *App) release(c *controller.Context, t Target) {
 			delete(a.taken, r)
 		}
 	}
-	if s := (source{t.Source, t.VLAN}); t.Answer {
+	delete(a.access, [2]netip.Addr{t.Address, t.Source}) // the next probe of another like it brings it back
+	if s, ok := sourceOf(t); ok {
 		drop(c, a.sources, s.name())
 	}
 }
@@ -138,19 +156,23 @@ func ethTypeOf(a netip.Addr) uint16 {
 // whole is the prefix of an address alone.
 func whole(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-func tagged(vlan uint16, match []ofproto.Field) []ofproto.Field {
-	if vlan != 0 {
-		match = append(match, ofproto.VLANVID(vlan))
+// punt makes the entries that send to the controller what they match, and nowhere
+// else. In a VLAN there are two: frames of hosts behind its access ports are untagged.
+func punt(table ofproto.Table, priority uint16, vlan uint16, match []ofproto.Field) flowtable.Part {
+	p := flowtable.Part{Class: flowtable.ClassService}
+	add := func(more ...ofproto.Field) {
+		p.Flows = append(p.Flows, flowtable.Flow{
+			Table: table, Priority: priority, Match: ofproto.NewMatch(append(more, match...)...),
+			Instructions: []ofproto.Instruction{ofproto.ApplyActions{Actions: []ofproto.Action{ofproto.ToController()}}},
+		})
 	}
-	return match
-}
-
-// punt is an entry that sends to the controller what it matches, and nowhere else.
-func punt(table ofproto.Table, priority uint16, match []ofproto.Field) flowtable.Part {
-	return flowtable.Part{Class: flowtable.ClassService, Flows: []flowtable.Flow{{
-		Table: table, Priority: priority, Match: ofproto.NewMatch(match...),
-		Instructions: []ofproto.Instruction{ofproto.ApplyActions{Actions: []ofproto.Action{ofproto.ToController()}}},
-	}}}
+	if vlan == 0 {
+		add()
+	} else {
+		add(ofproto.VLANVID(vlan))
+		add(ofproto.VLANNone())
+	}
+	return p
 }
 
 // compile makes the entry that takes a reply out of the traffic. In stage observe
@@ -160,7 +182,7 @@ func (r reply) compile(stage controller.Stage, caps controller.Capabilities) flo
 	if stage == controller.StageObserve {
 		table = controller.TableIngress
 	}
-	match := tagged(r.vlan, []ofproto.Field{ofproto.EthType(ethTypeOf(r.target)), ofproto.IPProto(r.proto)})
+	match := []ofproto.Field{ofproto.EthType(ethTypeOf(r.target)), ofproto.IPProto(r.proto)}
 	if r.target.Is4() {
 		match = append(match, ofproto.IPv4Src(whole(r.target)), ofproto.IPv4Dst(whole(r.source)))
 	} else {
@@ -185,7 +207,7 @@ func (r reply) compile(stage controller.Stage, caps controller.Capabilities) flo
 			match = append(match, ofproto.L4DstMasked(r.proto, firstPort, firstPort))
 		}
 	}
-	return punt(table, controller.PrioProbeReply, match)
+	return punt(table, controller.PrioProbeReply, r.vlan, match)
 }
 
 // Codes of "port unreachable" (RFC 792, RFC 4443 §3.1).
@@ -203,5 +225,12 @@ func (s source) compile(controller.Stage, controller.Capabilities) flowtable.Par
 		match = []ofproto.Field{ofproto.EthType(packet.EtherTypeIPv6), ofproto.IPProto(packet.ProtoICMPv6),
 			ofproto.ICMPv6Type(packet.ICMPv6NeighborSolicitation), ofproto.IPv6NDTarget(s.addr)}
 	}
-	return punt(controller.TableIngress, controller.PrioVIPARP, tagged(s.vlan, match))
+	if !s.asker.IsValid() {
+		return punt(controller.TableIngress, controller.PrioVIPARP, s.vlan, match)
+	}
+	asker := ofproto.ARPSPA(whole(s.asker))
+	if s.asker.Is6() {
+		asker = ofproto.IPv6Src(whole(s.asker))
+	}
+	return punt(controller.TableIngress, controller.PrioVIPARP, 0, append(match, asker, ofproto.VLANNone()))
 }

@@ -126,11 +126,11 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		a.counts.dropped++
 		return
 	}
-	key := packetKey{vlan: vlan, proto: f.Proto(), target: src, source: dst}
+	key := packetKey{vlan: a.network(vlan, src, dst), proto: f.Proto(), target: src, source: dst}
 	key.port, key.local, _ = f.Ports()
 	switch f.Proto() {
 	case packet.ProtoTCP:
-		if !a.taken[replyTo(key)] || key.local < firstPort || !a.wire.deliver(vlan, f.Network()) {
+		if !a.taken[replyTo(key)] || key.local < firstPort || !a.wire.deliver(key.vlan, f.Network()) {
 			a.counts.dropped++
 		}
 	case packet.ProtoUDP:
@@ -160,6 +160,24 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 			a.unreachable(c, key, f.Payload())
 		}
 	}
+}
+
+// answersFor says whether a host that asks for an address of probes is answered.
+func (a *App) answersFor(addr, asker netip.Addr, tag uint16) bool {
+	s := source{addr: addr, vlan: a.network(tag, asker, addr)}
+	if a.sources[s.name()] != nil {
+		return true
+	}
+	s.asker = asker
+	return tag == 0 && a.sources[s.name()] != nil
+}
+
+// network returns the VLAN that a frame from a target to a source is of.
+func (a *App) network(tag uint16, target, source netip.Addr) uint16 {
+	if vlan, ok := a.access[[2]netip.Addr{target, source}]; ok && tag == 0 {
+		return vlan
+	}
+	return tag
 }
 
 // answered ends the probe of a single packet, if there is one of that key.
@@ -204,12 +222,12 @@ func quotedDatagram(b []byte) (src, dst netip.Addr, from, to uint16, ok bool) {
 func (a *App) answer(c *controller.Context, e controller.PacketIn, f *packet.Frame, vlan uint16) bool {
 	var reply []byte
 	if q, ok := f.ARP(); ok {
-		if q.Op == packet.ARPRequest && a.sources[source{q.TPA, vlan}.name()] != nil {
+		if q.Op == packet.ARPRequest && a.answersFor(q.TPA, q.SPA, vlan) {
 			reply = packet.AppendARPReply(nil, packet.MAC(controller.ProbeMAC), q.TPA, q.SHA, q.SPA, tags(vlan)...)
 		}
 	} else if q, ok := f.ND(); ok && q.Type == packet.ICMPv6NeighborSolicitation {
 		src, _, _ := f.Addrs()
-		if a.sources[source{q.Target, vlan}.name()] != nil && f.ChecksumsOK() && !src.IsUnspecified() {
+		if a.answersFor(q.Target, src, vlan) && f.ChecksumsOK() && !src.IsUnspecified() {
 			flow := packet.Flow{
 				SrcMAC: packet.MAC(controller.ProbeMAC), DstMAC: f.Ethernet().Src, Tags: tags(vlan),
 				Src: netip.AddrPortFrom(q.Target, 0), Dst: netip.AddrPortFrom(src, 0),

@@ -729,3 +729,31 @@ func TestHealthOfEveryKind(t *testing.T) {
 		})
 	}
 }
+
+// TestHealthInVLAN probes members of a VLAN, on a trunk and behind an access port,
+// from the VIP's address and from one of the monitor's own.
+func TestHealthInVLAN(t *testing.T) {
+	for _, own := range []string{"", "10.0.0.251"} {
+		t.Run("source "+own, func(t *testing.T) {
+			l := singleLab(t, secure, 3)
+			servers := l.hosts[1:]
+			l.hosts[0].join(7)
+			servers[0].join(7)
+			l.ovs.Vsctl("set", "port", servers[1].name, "tag=7")
+			for _, h := range servers {
+				h.serveHTTP(8080)
+			}
+			c := l.control("steer")
+			monitor := everyHalf("http")
+			if own != "" {
+				monitor["source_address"] = own
+			}
+			doc := monitored("tcp", monitor, members(8080, servers...))
+			doc["vlan"] = 7
+			c.must("PUT", "/v1/vips/web", doc)
+			c.allUp("web")
+			counts := l.hosts[0].requests(service(80), l.hosts[0].sources(100, 1)).counts()
+			require.Len(t, counts, 2)
+		})
+	}
+}
