@@ -52,6 +52,7 @@ func open(t *testing.T, dir string, n *simswitch.Network, o lab.Options) *site {
 	s.app = balancer.NewApp(records, s.intents.SaveOwners)
 	s.app.SetWatch(s.prober.watch)
 	o.Apps = func() []controller.App { return []controller.App{s.app} }
+	o.Virtual = s.app.Virtual
 	s.Lab = lab.Start(t, n, o)
 	core = s.Core
 	s.service = balancer.NewService(s.intents, s.app, core)

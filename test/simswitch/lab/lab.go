@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -112,6 +113,8 @@ type Options struct {
 	Observe bool
 	// Apps returns the apps besides discovery and forwarding.
 	Apps func() []controller.App
+	// Virtual says which addresses are no host's (discovery.App.Except); nil: none.
+	Virtual func(netip.Addr) bool
 	// Only has no discovery and no forwarding either.
 	Only bool
 	Key  []byte    // authenticates probes; nil: one that all labs share
@@ -156,7 +159,9 @@ func Start(t *testing.T, n *simswitch.Network, o Options) *Lab {
 	var apps []controller.App
 	if !o.Only {
 		random := rand.NewChaCha8([32]byte([]byte(commonKey)))
-		apps = append(apps, discovery.New(o.Key, random, o.Memory.SaveTopology), forwarding.New(g))
+		found := discovery.New(o.Key, random, o.Memory.SaveTopology)
+		found.Except(o.Virtual)
+		apps = append(apps, found, forwarding.New(g))
 	}
 	if o.Apps != nil {
 		apps = append(apps, o.Apps()...)
