@@ -162,7 +162,7 @@ func selfTarget(openflow net.Addr, secure bool, local netip.Addr) (string, error
 
 // client is the TLS of connections to OVSDB servers, with the certificates of the
 // listener for switches. A server shows a certificate of the same authority; when that
-// names hosts or addresses, the server's is among them. Those of ovs-pki(8) name none.
+// has addresses or names of hosts in it, the server's is among them.
 func (f *tlsFiles) client(host string) (*tls.Config, error) {
 	conf, err := f.current()
 	if err != nil {
@@ -188,7 +188,10 @@ func (f *tlsFiles) client(host string) (*tls.Config, error) {
 			if err != nil {
 				return err
 			}
-			if len(leaf.DNSNames)+len(leaf.IPAddresses) > 0 {
+			// What a certificate says of addresses binds those that are reached by address,
+			// what it says of names those by name. ovs-pki(8) writes names that are none.
+			_, err = netip.ParseAddr(host)
+			if byAddress := err == nil; byAddress && len(leaf.IPAddresses) > 0 || !byAddress && slices.ContainsFunc(leaf.DNSNames, isHostname) {
 				if err := leaf.VerifyHostname(host); err != nil {
 					return err
 				}
@@ -197,6 +200,11 @@ func (f *tlsFiles) client(host string) (*tls.Config, error) {
 			return refuse(cs)
 		},
 	}, nil
+}
+
+// isHostname says whether a name can be one of a host.
+func isHostname(name string) bool {
+	return name != "" && strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789.-*") == ""
 }
 
 // ovsdbTLS returns what makes the TLS of connections to OVSDB servers; nil without
