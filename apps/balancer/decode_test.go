@@ -243,8 +243,8 @@ var invalidVIPs = []struct {
 	{"mode empty", "a", top(`"mode":""`), "mode", invalid},
 	{"mode null", "a", top(`"mode":null`), "mode", invalid},
 	{"mode upper case", "a", top(`"mode":"NAT"`), "mode", invalid},
-	{"dsr", "a", top(`"mode":"dsr"`), "mode", unsupported},
-	{"conntrack", "a", top(`"mode":"conntrack"`), "mode", unsupported},
+	{"sctp in mode conntrack", "a", `{"address":"10.0.0.100","mode":"conntrack","listeners":[{"protocol":"sctp","port":80}]}`, "listeners[0].protocol", unsupported},
+	{"source_nat in mode dsr", "a", `{"address":"10.0.0.100","mode":"dsr","source_nat":true}`, "source_nat", invalid},
 	{"vlan 4095", "a", top(`"vlan":4095`), "vlan", invalid},
 	{"vlan -1", "a", top(`"vlan":-1`), "vlan", invalid},
 	{"vlan string", "a", top(`"vlan":"0"`), "vlan", invalid},
@@ -259,7 +259,6 @@ var invalidVIPs = []struct {
 	{"CIDR of the other family", "a", top(`"allowed_cidrs":["2001:db8::/32"]`), "allowed_cidrs[0]", invalid},
 	{"CIDR twice", "a", top(`"allowed_cidrs":["10.0.0.0/8","10.0.0.0/8"]`), "allowed_cidrs[1]", invalid},
 	{"too many CIDRs", "a", top(`"allowed_cidrs":[` + repeat(MaxCIDRs+1, func(i int) string { return fmt.Sprintf(`"10.%d.%d.0/24"`, i/256, i%256) }) + `]`), "allowed_cidrs", invalid},
-	{"CIDR", "a", top(`"allowed_cidrs":["10.0.0.0/8"]`), "allowed_cidrs", unsupported},
 
 	// Listeners.
 	{"listeners an object", "a", top(`"listeners":{}`), "listeners", invalid},
@@ -291,7 +290,6 @@ var invalidVIPs = []struct {
 	{"pool a list", "a", top(`"listeners":[{"protocol":"tcp","port":80,"pool":[]}]`), "listeners[0].pool", invalid},
 	{"pool null", "a", top(`"listeners":[{"protocol":"tcp","port":80,"pool":null}]`), "listeners[0].pool", invalid},
 	{"persistence unknown", "a", pool(`"persistence":"cookie"`), "listeners[0].pool.persistence", invalid},
-	{"persistence", "a", pool(`"persistence":"source_ip"`), "listeners[0].pool.persistence", unsupported},
 	{"members an object", "a", pool(`"members":{}`), "listeners[0].pool.members", invalid},
 	{"too many members", "a", with(repeat(MaxMembers+1, func(i int) string { return fmt.Sprintf(`{"address":"10.0.%d.%d","port":1}`, 1+i/256, i%256) })), "listeners[0].pool.members", invalid},
 

@@ -227,7 +227,7 @@ func TestRefusedPutsChangeNothing(t *testing.T) {
 	}
 	for _, spoil := range []func(*VIP){
 		func(v *VIP) { v.Listeners[0].Port = 0 },
-		func(v *VIP) { v.Mode = ModeDSR },
+		func(v *VIP) { v.Mode = "direct" },
 		func(v *VIP) { v.Name = "../a" },
 		func(v *VIP) { v.Listeners = append(v.Listeners, v.Listeners[0]) },
 		func(v *VIP) { v.Listeners[0].Pool.Members[0].Weight = -1 },
