@@ -40,6 +40,11 @@ type App struct {
 	refused   map[netip.Addr]map[ofproto.DPID]error  // addresses that a switch did not take
 	families  map[bool]int                           // VIPs of IPv6, and of IPv4
 	errors    allowance                              // of ICMP errors passed on
+	// hops are the ports of switches towards those that members are attached to, 0 for
+	// none, as VIPs were compiled with: they change when the network is routed anew.
+	hops map[ofproto.DPID]map[topology.DPID]topology.Port
+	// leaving are the switches that have ceased to serve VIPs, whose parts go.
+	leaving map[ofproto.DPID]bool
 }
 
 // vip is one VIP. A deleted one stays, without a record, until the switches have
@@ -52,11 +57,14 @@ type vip struct {
 	version  uint64    // counts what has been desired of switches: revisions, moves of members
 	owners   [][]uint16
 	health   map[string]health // of members that are probed, by Check.ID
-	acks     map[ofproto.DPID]ack
-	awaits   ofproto.DPID // while pending: a switch that has not answered, if it still has not
-	floors   map[ofproto.DPID]floor
-	placed   map[ofproto.DPID]placement // as last compiled
-	pending  bool                       // as last told to watchers
+	// standings are how the members of each listener stand, as of the owners. They are
+	// shared with what is being compiled: nobody may write to them.
+	standings [][]standing
+	acks      map[ofproto.DPID]ack
+	awaits    ofproto.DPID // while pending: a switch that has not answered, if it still has not
+	floors    map[ofproto.DPID]floor
+	placed    map[ofproto.DPID]placement // as last compiled
+	pending   bool                       // as last told to watchers
 }
 
 // ack is what a switch said of a VIP last.
@@ -96,11 +104,14 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		at:         map[topology.Place]map[netip.Addr]bool{},
 		refused:    map[netip.Addr]map[ofproto.DPID]error{},
 		families:   map[bool]int{},
+		hops:       map[ofproto.DPID]map[topology.DPID]topology.Port{},
+		leaving:    map[ofproto.DPID]bool{},
 	}
 	for i := range records {
 		v := &vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}}
 		a.index(v)
 		v.startHealth(nil, time.Time{})
+		v.standings = a.standings(v)
 	}
 	return a
 }
@@ -108,8 +119,13 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 // ID implements controller.App.
 func (a *App) ID() flowtable.AppID { return controller.AppBalancer }
 
-// Parts implements controller.App.
+// Parts implements controller.App. A switch that has just ceased to serve VIPs has its
+// parts once more, so that they are compiled to nothing.
 func (a *App) Parts(c *controller.Context, sw *controller.Switch) []string {
+	if !serves(sw) && !a.leaving[sw.DPID] {
+		return nil
+	}
+	delete(a.leaving, sw.DPID)
 	parts := make([]string, 0, len(a.vips)+len(a.byAddress))
 	for name := range a.vips {
 		parts = append(parts, partVIP+name)
@@ -133,11 +149,15 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case Verdict:
 		a.verdict(c, e)
 	case controller.SwitchUp:
-		a.locateAll(c)
+		delete(a.leaving, e.DPID)
+		delete(a.hops, e.DPID)
+		a.locateAt(c, topology.DPID(e.DPID))
 		a.await(c, e.DPID)
+		a.dirtyAlone(c)
 		a.askSooner(c)
 	case controller.SwitchDown:
 		a.forgetAnswers(e.DPID)
+		a.dirtyAlone(c)
 		for _, v := range a.vips {
 			if v.pending {
 				a.settled(c, v)
@@ -148,12 +168,14 @@ func (a *App) Handle(c *controller.Context, event any) {
 		for _, v := range a.vips {
 			delete(v.floors, e.DPID)
 		}
+		if sw := c.Switch(e.DPID); sw != nil {
+			a.leaving[e.DPID] = !serves(sw)
+		}
 		a.await(c, e.DPID)
+		a.dirtyAlone(c)
 	case controller.Rerouted:
 		a.locateAll(c)
-		for _, v := range a.vips {
-			a.dirty(c, v)
-		}
+		a.rerouted(c)
 	case controller.Applied:
 		a.applied(c, e)
 	case controller.PacketIn:
@@ -347,8 +369,9 @@ func (a *App) reown(c *controller.Context, v *vip) bool {
 		return false
 	}
 	changed := false
+	v.standings = a.standings(v)
 	for i, l := range v.rec.Listeners {
-		owners := present(l.Slots, v.owners[i], v.rec.VIP.Listeners[i].Pool, a.standings(v, i))
+		owners := present(l.Slots, v.owners[i], v.rec.VIP.Listeners[i].Pool, v.standings[i])
 		if !slices.Equal(owners, v.owners[i]) {
 			v.owners[i] = owners
 			changed = true
@@ -584,7 +607,7 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 		s.Members[l.Key] = map[MemberKey]MemberStatus{}
 		pool := v.rec.VIP.Listeners[i].Pool
 		monitored = monitored || pool.Monitor != nil
-		for j, st := range a.standings(v, i) {
+		for j, st := range v.standings[i] {
 			m := l.Members[j]
 			ms := a.memberStatus(pool.Members[j], v.health[checkID(v.name, l.Key, m.Key)])
 			ms.Slots = slots[m.Index]
@@ -624,23 +647,27 @@ type Status struct {
 	Members    map[ListenerKey]map[MemberKey]MemberStatus
 }
 
-// standings returns how the members of a listener stand, in their order.
-func (a *App) standings(v *vip, listener int) []standing {
-	l, pool := v.rec.Listeners[listener], v.rec.VIP.Listeners[listener].Pool
-	all := make([]standing, len(l.Members))
-	for j, m := range l.Members {
-		doc := pool.Members[j]
-		all[j] = standing{
-			id: m.Index, wanted: doc.SlotWeight() > 0, backup: doc.Backup,
-			placed: a.members[m.Key.Addr()].known, health: HealthNoMonitor,
-		}
-		if pool.Monitor != nil {
-			if h, ok := v.health[checkID(v.name, l.Key, m.Key)]; ok {
-				all[j].health = h.state
+// standings returns how the members of each listener stand, in their order.
+func (a *App) standings(v *vip) [][]standing {
+	lists := make([][]standing, len(v.rec.Listeners))
+	for i, l := range v.rec.Listeners {
+		pool := v.rec.VIP.Listeners[i].Pool
+		lists[i] = make([]standing, len(l.Members))
+		for j, m := range l.Members {
+			doc := pool.Members[j]
+			st := standing{
+				id: m.Index, wanted: doc.SlotWeight() > 0, backup: doc.Backup,
+				placed: a.members[m.Key.Addr()].known, health: HealthNoMonitor,
 			}
+			if pool.Monitor != nil {
+				if h, ok := v.health[checkID(v.name, l.Key, m.Key)]; ok {
+					st.health = h.state
+				}
+			}
+			lists[i][j] = st
 		}
 	}
-	return all
+	return lists
 }
 
 // memberStatus is the state of a member, h what probing says of it.
@@ -739,7 +766,7 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInput {
 	snap := c.Graph.Snapshot()
 	in := vipInput{
-		rec: v.rec, owners: slices.Clone(v.owners),
+		rec: v.rec, owners: slices.Clone(v.owners), standings: v.standings,
 		stage: sw.Stage, caps: sw.Capabilities,
 		targets: map[netip.Addr]target{}, floor: v.floors[sw.DPID],
 		now: c.Now,
@@ -750,11 +777,10 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 			in.alone = in.alone && (other == sw || !serves(other))
 		}
 	}
-	for i, l := range v.rec.Listeners {
-		in.standings = append(in.standings, a.standings(v, i))
+	for _, l := range v.rec.Listeners {
 		for _, m := range l.Members {
 			if at := a.members[m.Key.Addr()]; at.known {
-				in.targets[m.Key.Addr()] = targetOn(snap, topology.DPID(sw.DPID), at)
+				in.targets[m.Key.Addr()] = a.targetOn(snap, topology.DPID(sw.DPID), at)
 			}
 		}
 	}
@@ -762,12 +788,22 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 }
 
 // targetOn says how a switch reaches a member.
-func targetOn(snap *topology.Snapshot, dpid topology.DPID, at *location) target {
+func (a *App) targetOn(snap *topology.Snapshot, dpid topology.DPID, at *location) target {
 	t := target{mac: at.mac, vlan: at.vlan}
 	if at.place.DPID == dpid {
 		t.port, t.attached = ofproto.Port(at.place.Port), true
-	} else if port, ok := snap.NextHop(dpid, at.place.DPID); ok {
-		t.port = ofproto.Port(port)
+		return t
 	}
+	hops := a.hops[ofproto.DPID(dpid)]
+	if hops == nil {
+		hops = map[topology.DPID]topology.Port{}
+		a.hops[ofproto.DPID(dpid)] = hops
+	}
+	port, known := hops[at.place.DPID]
+	if !known {
+		port, _ = snap.NextHop(dpid, at.place.DPID)
+		hops[at.place.DPID] = port
+	}
+	t.port = ofproto.Port(port)
 	return t
 }

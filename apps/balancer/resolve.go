@@ -44,11 +44,15 @@ func (a *App) locate(c *controller.Context, v *vip) {
 	if v.rec == nil {
 		return
 	}
-	for _, l := range v.rec.Listeners {
-		for _, m := range l.Members {
-			a.locateAddress(c, m.Key.Addr())
+	a.relocate(c, func(yield func(netip.Addr) bool) {
+		for _, l := range v.rec.Listeners {
+			for _, m := range l.Members {
+				if !yield(m.Key.Addr()) {
+					return
+				}
+			}
 		}
-	}
+	})
 }
 
 // locateAll does so for all members, and has those VIPs compiled again of which
