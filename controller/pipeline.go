@@ -139,7 +139,7 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
 				{Priority: PrioVIPAsks, App: AppBalancer, Stages: "steer, managed", Match: "ARP request of another MAC that has a VIP's address for its own", Does: "the address is taken out; on as any other packet"},
 				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "other ARP, neighbour advertisement that gives a VIP's address another MAC", Does: "drop"},
-				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP", Does: "to the controller, which answers"},
+				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP; for a VIP, of a member behind an access port of its VLAN", Does: "to the controller, which answers"},
 				{Priority: PrioARP, App: AppDiscovery, Stages: "all", Match: "ARP; IPv6 neighbour solicitations and advertisements", Does: "a copy to the controller, then on as any other packet"},
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "observe", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "all", Match: "everything else", Does: "observe: NORMAL; steer: to vip; managed: to source"},
