@@ -40,7 +40,8 @@ type Options struct {
 	// them. Default no limit.
 	MoveEvery time.Duration
 	// MaxIPs is the number of addresses kept of one host; above it the one
-	// silent longest goes. Default 8.
+	// silent longest goes. Default 16: a host may have eight temporary addresses of IPv6
+	// beside those that stay (RFC 8981).
 	MaxIPs int
 }
 
@@ -99,7 +100,7 @@ func New(o Options) *Graph {
 	o.HostTTL = cmp.Or(o.HostTTL, 5*time.Minute)
 	o.MaxHosts = cmp.Or(o.MaxHosts, 65536)
 	o.MaxHostsAt = cmp.Or(o.MaxHostsAt, 16384)
-	o.MaxIPs = cmp.Or(o.MaxIPs, 8)
+	o.MaxIPs = cmp.Or(o.MaxIPs, 16)
 	return &Graph{
 		options:  o,
 		switches: map[DPID]*node{},
