@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"github.com/labstack/echo/v4"
 
@@ -109,6 +110,10 @@ func problemOf(err error, r *http.Request) *Problem {
 		return problem(http.StatusPreconditionFailed, "precondition", "Precondition failed", err.Error())
 	case errors.Is(err, ErrNotConnected):
 		return problem(http.StatusServiceUnavailable, "not-connected", "Switch not connected", err.Error())
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return problem(http.StatusInsufficientStorage, "no-space", "Insufficient storage", "the store has no room: nothing was changed")
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS):
+		return problem(http.StatusServiceUnavailable, "store", "Store not writable", "the store cannot be written to: nothing was changed")
 	case errors.As(err, &tooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "too-large", "Body too large",
 			fmt.Sprintf("a body has at most %d bytes", tooLarge.Limit))

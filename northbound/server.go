@@ -213,11 +213,12 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			s.metrics.observe(info.route, r.Method, sw.status, took)
 			level := slog.LevelDebug
 			if r.Method != http.MethodGet && r.Method != http.MethodHead {
-				level = slog.LevelInfo // who changed what
+				level = slog.LevelInfo // who changed what, from which revision to which
 			}
 			s.o.Log.Log(r.Context(), level, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path),
 				slog.Int("status", sw.status), slog.Duration("took", took),
-				slog.String("remote", r.RemoteAddr), slog.String("token", info.client))
+				slog.String("remote", r.RemoteAddr), slog.String("token", info.client),
+				slog.String("if_match", r.Header.Get("If-Match")), slog.String("revision", w.Header().Get("ETag")))
 		}()
 		next.ServeHTTP(sw, r)
 	})
