@@ -24,7 +24,7 @@ const (
 	startEvery = time.Millisecond
 	// batch is how close together things may be due to be done in one turn of the core.
 	batch = time.Millisecond
-	// repeatEvery is how often all verdicts are given again.
+	// repeatEvery is how often a verdict is given again, at the end of a probe.
 	repeatEvery = 10 * time.Second
 
 	// maxInFlight bounds the probes under way. maxThreads bounds those of them that
@@ -33,7 +33,7 @@ const (
 	maxInFlight = 4096
 	maxThreads  = 512
 	deferBy     = 10 * time.Millisecond
-	// threadGrace is how long after its time a probe with a goroutine is given up.
+	// threadGrace is how long after its time a probe from the host is given up.
 	threadGrace = 100 * time.Millisecond
 
 	// A probe that ran out of time says nothing of its target when the core itself was
@@ -62,15 +62,15 @@ type App struct {
 	checks    map[string]*check
 	owned     map[string][]string // ids of each owner
 	byAddress map[netip.Addr]map[*check]bool
-	replies   map[string]*part         // entries for replies, by part name
-	taken     map[reply]bool           // of those in replies
-	sources   map[string]*part         // addresses that are answered for, by part name
-	access    map[[2]netip.Addr]uint16 // VLANs of targets behind access ports, by address and source
-	pending   map[packetKey]*check     // probes of single packets in flight
+	cutOff    map[topology.Place]map[*check]bool // targets at ports that are down
+	replies   map[string]*part                   // entries for replies, by part name
+	taken     map[reply]bool                     // of those in replies
+	sources   map[string]*part                   // addresses that are answered for, by part name
+	access    map[[2]netip.Addr]uint16           // VLANs of targets behind access ports, by address and source
+	pending   map[packetKey]*check               // probes of single packets in flight
 	due       timetable
 	firstFree time.Time // when the next new target may be probed first
-	repeatAt  time.Time
-	probes    uint64 // made so far; numbers them
+	probes    uint64    // made so far; numbers them
 	nextPort  uint16
 	inFlight  int
 	threads   int
@@ -83,11 +83,12 @@ type App struct {
 // check is a target with what is known of it.
 type check struct {
 	Target
-	owner string
-	state state
-	why   string // the last failure
-	told  Verdict
-	voids int // in a row
+	owner  string
+	state  state
+	why    string // the last failure
+	told   Verdict
+	toldAt time.Time
+	voids  int // in a row
 
 	at    time.Time // of what is next: a probe, or the end of the one in flight
 	index int       // in the timetable
@@ -95,11 +96,12 @@ type check struct {
 
 	probe    uint64 // number of the one in flight; 0: none
 	began    time.Time
-	key      packetKey // of the one in flight, where it is a single packet
-	tag      uint32    // of SCTP
-	unplaced bool      // the last probe failed because the address is nowhere
-	awaits   bool      // the probe waits for the address to be found
-	asked    time.Time // for where it is
+	key      packetKey      // of the one in flight, where it is a single packet
+	tag      uint32         // of SCTP
+	unplaced bool           // the last probe failed because the address has no place
+	cutOff   topology.Place // the port of its place, if that is why
+	awaits   bool           // the probe waits for the address to be found
+	asked    time.Time      // for where it is
 }
 
 // New returns the app. verdict is called on the core loop with each change of a
@@ -108,6 +110,7 @@ func New(log *slog.Logger, verdict func(*controller.Context, Verdict)) *App {
 	return &App{
 		log: log, verdict: verdict, wire: newWire(log),
 		checks: map[string]*check{}, owned: map[string][]string{}, byAddress: map[netip.Addr]map[*check]bool{},
+		cutOff:  map[topology.Place]map[*check]bool{},
 		replies: map[string]*part{}, taken: map[reply]bool{}, sources: map[string]*part{},
 		access: map[[2]netip.Addr]uint16{}, pending: map[packetKey]*check{},
 		nextPort: firstPort, counts: counts{},
@@ -163,7 +166,9 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.hostSeen(c, e.Host)
 	case topology.PortChanged:
 		if !e.Gone && e.Port.Up {
-			a.retryUnplaced(c)
+			for k := range a.cutOff[e.Place] {
+				a.retry(c, k)
+			}
 		}
 	default:
 		return
@@ -213,10 +218,11 @@ func (a *App) change(c *controller.Context, e Change) {
 			continue
 		default:
 			a.cancel(k)
+			a.placed(k)
 			a.release(c, k.Target)
 			dropFrom(a.byAddress, k.Address, k)
 		}
-		k.Target = t
+		k.Target, k.awaits, k.asked = t, false, time.Time{}
 		a.acquire(c, t)
 		addTo(a.byAddress, t.Address, k)
 		a.firstFree = later(a.firstFree, c.Now)
@@ -225,13 +231,11 @@ func (a *App) change(c *controller.Context, e Change) {
 		a.plan(k, k.next)
 	}
 	a.owned[e.Owner] = ids
-	if a.repeatAt.IsZero() {
-		a.repeatAt = c.Now.Add(repeatEvery)
-	}
 }
 
 func (a *App) remove(c *controller.Context, k *check) {
 	a.cancel(k)
+	a.placed(k)
 	a.release(c, k.Target)
 	dropFrom(a.byAddress, k.Address, k)
 	if k.index >= 0 {
@@ -269,18 +273,29 @@ func (a *App) hostSeen(c *controller.Context, h topology.Host) {
 	}
 }
 
-// retryUnplaced does so for all that had no place.
-func (a *App) retryUnplaced(c *controller.Context) {
-	for _, k := range a.checks {
-		a.retry(c, k)
+// retry has a target probed at once that had no place.
+func (a *App) retry(c *controller.Context, k *check) {
+	if k.unplaced && k.probe == 0 {
+		a.placed(k)
+		a.plan(k, c.Now)
 	}
 }
 
-func (a *App) retry(c *controller.Context, k *check) {
-	if k.unplaced && k.probe == 0 {
-		k.unplaced = false
-		a.plan(k, c.Now)
+// displaced notes that a target has no place: nowhere at all, or at a port that is down.
+func (a *App) displaced(k *check, at topology.Place) {
+	a.placed(k)
+	k.unplaced, k.cutOff = true, at
+	if at != (topology.Place{}) {
+		addTo(a.cutOff, at, k)
 	}
+}
+
+// placed forgets that a target had no place.
+func (a *App) placed(k *check) {
+	if k.cutOff != (topology.Place{}) {
+		dropFrom(a.cutOff, k.cutOff, k)
+	}
+	k.unplaced, k.cutOff = false, topology.Place{}
 }
 
 // plan sets when something is next to be done about a check.
@@ -304,14 +319,6 @@ func (a *App) wake(c *controller.Context) {
 			a.begin(c, k)
 		} else {
 			a.expire(c, k)
-		}
-	}
-	if !a.repeatAt.IsZero() && !a.repeatAt.After(c.Now) {
-		a.repeatAt = c.Now.Add(repeatEvery)
-		for _, k := range a.checks {
-			if k.told.ID != "" {
-				a.verdict(c, k.told)
-			}
 		}
 	}
 }
@@ -344,8 +351,8 @@ func (a *App) begin(c *controller.Context, k *check) {
 	if !k.ViaHost {
 		at, why := locate(c, k.VLAN, k.Address)
 		if why != "" {
-			k.unplaced = true
-			if k.awaits = a.ask(c, k); k.awaits {
+			a.displaced(k, at.Place)
+			if k.awaits = k.cutOff == (topology.Place{}) && a.ask(c, k); k.awaits {
 				a.plan(k, c.Now.Add(k.Timeout))
 			} else {
 				a.finish(c, k, OutcomeUnplaced, why)
@@ -353,6 +360,7 @@ func (a *App) begin(c *controller.Context, k *check) {
 			return
 		}
 		k.awaits = false
+		a.placed(k)
 		if at.VLAN != k.VLAN {
 			a.access[[2]netip.Addr{k.Address, k.Source}] = k.VLAN
 		}
@@ -371,7 +379,7 @@ func (a *App) begin(c *controller.Context, k *check) {
 		a.threads++
 	}
 	deadline := c.Now.Add(k.Timeout)
-	if a.plan(k, deadline); thread {
+	if a.plan(k, deadline); k.ViaHost {
 		a.plan(k, deadline.Add(threadGrace)) // it ends by itself
 	}
 	if k.ViaHost || k.Type == TCP || k.Type == HTTP || k.Type == HTTPS {
@@ -477,7 +485,7 @@ func (a *App) finish(c *controller.Context, k *check, o Outcome, why string) {
 	a.counts.add(k.Type, o)
 	k.voids = 0
 	if o == OutcomeSuccess {
-		k.why, k.unplaced = "", false
+		k.why = ""
 		k.state.pass(c.Now, k.Rise)
 	} else {
 		k.why = why
@@ -496,11 +504,11 @@ func (a *App) finish(c *controller.Context, k *check, o Outcome, why string) {
 			v.Reason = k.told.Reason // answers, but not often enough yet
 		}
 	}
-	if v != k.told {
+	if v != k.told || c.Now.Sub(k.toldAt) >= repeatEvery {
 		if v.Up != k.told.Up || k.told.ID == "" {
 			a.counts.verdicts++
 		}
-		k.told = v
+		k.told, k.toldAt = v, c.Now
 		a.verdict(c, v)
 	}
 }

@@ -11,7 +11,6 @@ const (
 	OutcomeUnplaced         // not sent: the address is nowhere in the network
 	OutcomeVoid             // says nothing: the controller was late, or the switch not connected
 
-	outcomes
 )
 
 // String returns the outcome in lower case.
