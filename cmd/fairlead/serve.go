@@ -41,6 +41,9 @@ const moveEvery = 5 * time.Second
 // (errRestored). The switches are left as they are.
 func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	log := cfg.logger(os.Stderr)
+	if err := noCoreDumps(); err != nil {
+		log.Warn("core dumps stay possible", "error", err)
+	}
 	tokens, err := cfg.tokens()
 	if err != nil {
 		return err

@@ -276,6 +276,19 @@ func (s *Store) ClusterID() string { return s.cluster }
 // controller's discovery probes.
 func (s *Store) LLDPKey() [32]byte { return s.lldp }
 
+// NewLLDPKey replaces the key that LLDPKey returns, durably: probes of the old one are
+// not believed any more. It must not be called while others use the store.
+func (s *Store) NewLLDPKey() error {
+	var key [32]byte
+	rand.Read(key[:]) // never fails (crypto/rand)
+	err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(metaBucket)).Put([]byte(keyLLDP), key[:]) })
+	if err != nil {
+		return fmt.Errorf("store: replace the LLDP key: %w", err)
+	}
+	s.lldp = key
+	return nil
+}
+
 // View runs fn in a read-only transaction on the newest committed state, beside
 // any other. fn must not call the store except through its Tx.
 func (s *Store) View(fn func(*Tx) error) error {

@@ -1,0 +1,5 @@
+//go:build soak
+
+package store
+
+const killed = 200 // times, in TestR01Killed
