@@ -53,7 +53,7 @@ func (c *client) printMember(a answer, args []string, verb string) error {
 }
 
 func memberAdd() *cobra.Command {
-	cmd := &cobra.Command{Use: "add " + memberArgs, Short: "Add a member", Args: cobra.ExactArgs(3)}
+	cmd := &cobra.Command{Use: "add " + memberArgs, Short: "Add a member; IPv6 addresses stand in brackets: [2001:db8::2]:8080", Args: cobra.ExactArgs(3)}
 	weight := cmd.Flags().Int("weight", 1, "share of the slots, relative to the other members; 0 drains")
 	wait := waitFlag(cmd)
 	return clientCommand(cmd, outputs, func(c *client, args []string) error {
