@@ -140,7 +140,8 @@ func (p *inFlight) span(t ofproto.FieldType) (at, n int, ok bool) {
 	case ofproto.FieldNDReserved:
 		return p.l4 + 4, 4, p.neighbour()
 	case ofproto.FieldNDOptionsType:
-		return p.l4 + 24, 1, p.neighbour() && len(p.frame) >= p.l4+32
+		nd, ok := f.ND()
+		return p.l4 + 24, 1, ok && nd.Target.IsValid() && len(nd.Options) >= 8
 	case ofproto.FieldIPv6NDSLL:
 		return p.l4 + 26, 6, p.option(packet.ICMPv6NeighborSolicitation, packet.NDSourceLinkAddr)
 	case ofproto.FieldIPv6NDTLL:
