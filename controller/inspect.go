@@ -140,6 +140,12 @@ func (c *Controller) Installed(ctx context.Context, dpid ofproto.DPID) (*trace.S
 	return c.inspected(ctx, s, trace.NewSwitch(dpid, entries, groups))
 }
 
+// FlowsOf asks a connected switch for some of its flow entries. What f gets is only
+// good during the call. ErrNotConnected when the switch is not.
+func (c *Controller) FlowsOf(ctx context.Context, dpid ofproto.DPID, which ofproto.FlowStatsRequest, f func(ofproto.FlowStats)) error {
+	return read(ctx, c, dpid, &ofproto.MultipartRequest{Type: ofproto.MultipartFlow, Body: &which}, ofproto.FlowStatsOf, f)
+}
+
 // detached returns instructions that share nothing with the buffer they were read from.
 func detached(ins []ofproto.Instruction) []ofproto.Instruction {
 	own, _ := ofproto.ParseInstructions(ofproto.AppendInstructions(nil, ins)) // they were parsed before

@@ -168,7 +168,7 @@ var Pipeline = &flowtable.Pipeline{
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "steer, managed", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPChosen, App: AppBalancer, Stages: "steer, managed", Match: "dsr: VIP address, to a member's MAC; conntrack: from a member to the VIP, from a VIP's MAC to a member", Does: "dsr: on to destination; conntrack: translated back by way of return; on to member"},
-				{Priority: PrioVIPLimit, App: AppBalancer, Stages: "steer, managed", Match: "as the next, and the first packet of a TCP connection", Does: "as the next, by way of the listener's meter"},
+				{Priority: PrioVIPLimit, App: AppBalancer, Stages: "steer, managed", Match: "as the next, and the first packet of a TCP connection", Does: "as the next, and counts new connections; by way of the listener's meter where it bounds them"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member; persistence: on to slot by a hash of the source; conntrack: looked up, on to tracked. Without a member: drop"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "neighbour advertisement that ingress made of a solicitation for a VIP", Does: "gets the VIP's MAC; sent back"},
 				{Priority: PrioVIPRelated, App: AppBalancer, Stages: "steer, managed", Match: "conntrack: ICMP error to the VIP's address or from a member", Does: "looked up and translated as the connection it is about; on to tracked, or to destination"},

@@ -16,6 +16,7 @@ type collector struct {
 	network Network
 	vips    VIPs
 	probes  func(context.Context) (ProbesView, error) // nil: there are none
+	traffic TrafficDetail
 }
 
 // ProbesView is what the health monitors do and have done.
@@ -78,7 +79,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
 	defer cancel()
 	success := 1.0
-	for _, collect := range []func(context.Context, chan<- prometheus.Metric) error{c.switches, c.sessions, c.topology, c.services, c.health} {
+	for _, collect := range []func(context.Context, chan<- prometheus.Metric) error{c.switches, c.sessions, c.topology, c.services, c.health, c.counted} {
 		if !contained(func() error { return collect(ctx, ch) }) {
 			success = 0
 		}

@@ -2,9 +2,13 @@ package northbound
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/apps/balancer"
 )
 
 func TestMetricsOfTheNetwork(t *testing.T) {
@@ -14,7 +18,7 @@ func TestMetricsOfTheNetwork(t *testing.T) {
 	v.Counts = CountsView{Ports: 3, Flows: 12, Groups: 4, Foreign: 2, PacketIns: 100, PacketInsDropped: 90}
 	v.Faults = []FaultView{{Object: "vip/web", Reason: "OFPFMFC_TABLE_FULL"}}
 	r.network.switches[1] = v
-	r.ok(201, "PUT /v1/vips/web", `{"address":"10.0.0.100"}`)
+	r.ok(201, "PUT /v1/vips/web", `{"address":"10.0.0.100","listeners":[{"protocol":"tcp","port":80,"pool":{"members":[{"address":"10.0.0.2","port":8080}]}}]}`)
 	text := string(r.do("GET /metrics", "").body)
 	for _, line := range []string{
 		`fairlead_collect_success 1`,
@@ -26,9 +30,42 @@ func TestMetricsOfTheNetwork(t *testing.T) {
 		`fairlead_switch_packet_ins_total{dpid="0000000000000001"} 100`, `fairlead_switch_packet_ins_dropped_total{dpid="0000000000000001"} 90`,
 		`fairlead_connections 3`, `fairlead_connections_handshaking 1`, `fairlead_sessions_refused_total{reason="tls"} 7`, `fairlead_panics_total 2`,
 		`fairlead_hosts 0`,
+		`fairlead_vip_packets_total{vip="web"} 7`, `fairlead_vip_bytes_total{vip="web"} 700`, `fairlead_traffic_detail{detail="members"} 1`,
+		`fairlead_listener_packets_total{listener="tcp:80",vip="web"} 7`, `fairlead_listener_new_connections_total{listener="tcp:80",vip="web"} 0`,
+		`fairlead_listener_quantisation_error{listener="tcp:80",vip="web"} 0.25`,
+		`fairlead_member_bytes_total{listener="tcp:80",member="10.0.0.2:8080",vip="web"} 700`, `fairlead_member_slots{listener="tcp:80",member="10.0.0.2:8080",vip="web"} 8`,
 	} {
 		require.Contains(t, text, line+"\n")
 	}
+}
+
+// Each detail less has the series of one kind less.
+func TestMetricsOfTrafficInDetail(t *testing.T) {
+	for i, detail := range TrafficDetails {
+		r := newRig(t, func(o *Options) { o.Traffic = detail })
+		r.ok(201, "PUT /v1/vips/web", `{"address":"10.0.0.100","listeners":[{"protocol":"tcp","port":80,"pool":{"members":[{"address":"10.0.0.2","port":8080}]}}]}`)
+		text := string(r.do("GET /metrics", "").body)
+		for j, name := range []string{"fairlead_vip_packets_total{", "fairlead_listener_packets_total{", "fairlead_member_packets_total{"} {
+			require.Equal(t, j < i, strings.Contains(text, name), "%s with detail %s", name, detail)
+		}
+	}
+	_, err := ParseTrafficDetail("all")
+	require.Error(t, err)
+}
+
+// The number of series is bounded: members are left out first, then listeners.
+func TestMetricsOfTrafficAreBounded(t *testing.T) {
+	vips := func(n, listeners, members int) (all []balancer.Stats) {
+		l := balancer.ListenerStats{Members: make([]balancer.MemberStats, members)}
+		for range n {
+			all = append(all, balancer.Stats{Listeners: slices.Repeat([]balancer.ListenerStats{l}, listeners)})
+		}
+		return all
+	}
+	require.Equal(t, TrafficMembers, affordable(vips(10000, 1, 3), TrafficMembers))
+	require.Equal(t, TrafficListeners, affordable(vips(10000, 1, 4), TrafficMembers))
+	require.Equal(t, TrafficVIPs, affordable(vips(10000, 5, 1), TrafficMembers))
+	require.Equal(t, TrafficVIPs, affordable(vips(10, 1, 1), TrafficVIPs))
 }
 
 // What cannot be read is left out and said to be; the rest is there.

@@ -28,6 +28,7 @@ type fakeVIPs struct {
 	mu     sync.Mutex
 	vips   map[string]balancer.VIP
 	fail   error
+	age    time.Duration // that was asked for last
 	onWait func(ctx context.Context, name string, generation uint64) error
 	waited []string
 }
@@ -182,16 +183,29 @@ func (f *fakeVIPs) listener(vip string, l balancer.ListenerKey) (balancer.VIP, i
 	return v, i, nil
 }
 
-func (f *fakeVIPs) Stats(ctx context.Context, name string) (balancer.Stats, error) {
+func (f *fakeVIPs) AllStats(ctx context.Context, age time.Duration) (all []balancer.Stats, err error) {
+	list, _, err := f.List(ctx, "", 1<<20)
+	for _, v := range list {
+		st, err := f.Stats(ctx, v.Name, age)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, st)
+	}
+	return all, err
+}
+
+func (f *fakeVIPs) Stats(ctx context.Context, name string, age time.Duration) (balancer.Stats, error) {
+	f.age = age
 	v, err := f.Get(ctx, name)
 	if err != nil {
 		return balancer.Stats{}, err
 	}
-	st := balancer.Stats{Name: name, Listeners: []balancer.ListenerStats{}}
+	st := balancer.Stats{Name: name, At: epoch, Traffic: balancer.Traffic{Packets: 7, Bytes: 700}, Unread: []string{}, Listeners: []balancer.ListenerStats{}}
 	for _, l := range v.Listeners {
-		ls := balancer.ListenerStats{Protocol: l.Protocol, Port: l.Port, Packets: 7, Bytes: 700, Slots: 16, Members: []balancer.MemberStats{}}
+		ls := balancer.ListenerStats{Protocol: l.Protocol, Port: l.Port, Traffic: balancer.Traffic{Packets: 7, Bytes: 700, NewConnections: new(uint64)}, Slots: 16, QuantisationError: 0.25, Members: []balancer.MemberStats{}}
 		for _, m := range l.Pool.Members {
-			ls.Members = append(ls.Members, balancer.MemberStats{Address: m.Address, Port: m.Port, Packets: 7, Bytes: 700, Slots: 8, Share: 0.5})
+			ls.Members = append(ls.Members, balancer.MemberStats{Address: m.Address, Port: m.Port, Traffic: balancer.Traffic{Packets: 7, Bytes: 700}, Slots: 8, Share: 0.5})
 		}
 		st.Listeners = append(st.Listeners, ls)
 	}

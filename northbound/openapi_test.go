@@ -144,7 +144,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	for name, v := range map[string]any{
 		"VIP": balancer.VIP{}, "Listener": balancer.Listener{}, "Pool": balancer.Pool{}, "Member": balancer.Member{}, "MemberPut": balancer.Member{},
 		"Monitor": balancer.Monitor{}, "VIPStatus": balancer.VIPStatus{}, "SwitchStatus": balancer.SwitchStatus{}, "MemberStatus": balancer.MemberStatus{},
-		"Stats": balancer.Stats{}, "ListenerStats": balancer.ListenerStats{}, "MemberStats": balancer.MemberStats{},
+		"ListenerStatus": balancer.ListenerStatus{}, "Stats": balancer.Stats{}, "ListenerStats": balancer.ListenerStats{}, "MemberStats": balancer.MemberStats{},
 		"Switch": SwitchView{}, "Connection": ConnectionView{}, "Description": DescriptionView{}, "Capabilities": CapabilitiesView{}, "Balancing": BalancingView{}, "Port": PortView{},
 		"Explanation": balancer.Explanation{}, "ExplainedReply": balancer.ReplyView{}, "Candidate": balancer.CandidateView{}, "Hop": balancer.HopView{}, "Step": balancer.StepView{},
 		"PacketHeaders": balancer.PacketView{}, "PacketOutput": balancer.OutputView{}, "Difference": balancer.DifferenceView{},

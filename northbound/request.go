@@ -195,6 +195,19 @@ func waitParam(c echo.Context) (time.Duration, error) {
 	return d, nil
 }
 
+// ageParam reads ?max_age=, zero when absent.
+func ageParam(c echo.Context) (time.Duration, error) {
+	v := c.QueryParam("max_age")
+	if v == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < balancer.StatsLeast || d > time.Hour {
+		return 0, badField("max_age", "%q is not a duration from %s to 1h, such as 10s", v, balancer.StatsLeast)
+	}
+	return d, nil
+}
+
 // pageParams reads ?after= and ?limit=.
 func pageParams(c echo.Context) (after string, limit int, err error) {
 	limit = defaultLimit

@@ -40,6 +40,8 @@ type Options struct {
 	Ready func() []string
 	// Tokens that open everything but /healthz; the zero value lets everybody in.
 	Tokens Tokens
+	// Traffic is how far the metrics of traffic go into detail; empty: TrafficMembers.
+	Traffic TrafficDetail
 	// Metrics is shown on /metrics together with the server's own; nil shows the
 	// server's own alone.
 	Metrics prometheus.Gatherer
@@ -93,7 +95,7 @@ var defaultLimits = limits{
 
 // New makes a server. It starts nothing.
 func New(o Options) *Server {
-	s := &Server{o: o, limits: defaultLimits, metrics: newMetrics(collector{o.Network, o.VIPs, o.Probes}, o.Metrics), openapi: openAPI(o.Version)}
+	s := &Server{o: o, limits: defaultLimits, metrics: newMetrics(collector{network: o.Network, vips: o.VIPs, probes: o.Probes, traffic: o.Traffic}, o.Metrics), openapi: openAPI(o.Version)}
 	s.life, s.end = context.WithCancel(context.Background())
 
 	e := echo.New()

@@ -31,8 +31,11 @@ type VIPs interface {
 	PutMember(ctx context.Context, vip string, l balancer.ListenerKey, m balancer.Member, cond balancer.Condition) (now balancer.VIP, created bool, err error)
 	// DeleteMember removes one member and returns the VIP as it is now.
 	DeleteMember(ctx context.Context, vip string, l balancer.ListenerKey, m balancer.MemberKey, cond balancer.Condition) (now balancer.VIP, err error)
-	// Stats counts the traffic of a VIP.
-	Stats(ctx context.Context, name string) (balancer.Stats, error)
+	// Stats counts the traffic of a VIP, by counters that are at most that old;
+	// balancer.StatsAge for 0.
+	Stats(ctx context.Context, name string, age time.Duration) (balancer.Stats, error)
+	// AllStats counts the traffic of every VIP, in the order of their names.
+	AllStats(ctx context.Context, age time.Duration) ([]balancer.Stats, error)
 	// Wait returns nil when every switch concerned has acknowledged that generation of
 	// the VIP, or a later one, or has failed to take it. Generation 0 stands for a
 	// deleted VIP: until no switch holds anything of it. The error is that of ctx.
@@ -116,9 +119,13 @@ func (s *Server) getVIPStats(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	age, err := ageParam(c)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), s.limits.readSwitch)
 	defer cancel()
-	st, err := s.o.VIPs.Stats(ctx, name)
+	st, err := s.o.VIPs.Stats(ctx, name, age)
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ import (
 const maxEntries = 4096
 
 // admit lets the packets of clients to a listener in: it adds the entries that take
-// them, with more fields, and do ins. New connections of a listener that bounds them
-// pass its meter.
+// them, with more fields, and do ins. New connections of TCP are told apart, to be
+// counted (stats.go); those of a listener that bounds them pass its meter.
 func (in vipInput) admit(p *flowtable.Part, l ListenerRecord, ch choice, ins []ofproto.Instruction, more ...ofproto.Field) {
 	for _, match := range in.forwardMatches(l) {
 		match, ok := meet(match, more)
@@ -28,20 +28,40 @@ func (in vipInput) admit(p *flowtable.Part, l ListenerRecord, ch choice, ins []o
 			Table: controller.TableVIP, Priority: controller.PrioVIPForward,
 			Match: ofproto.NewMatch(match...), Instructions: ins,
 		})
+		if !ch.limited && !ch.counted {
+			continue
+		}
+		first := flowtable.Flow{
+			Table: controller.TableVIP, Priority: controller.PrioVIPLimit,
+			Match: ofproto.NewMatch(append(match, synField())...), Instructions: ins,
+		}
+		id := controller.GroupMeter(l.Group)
+		if ch.limited {
+			first.Instructions = append([]ofproto.Instruction{ofproto.Meter{ID: id}}, ins...)
+		}
+		p.Flows = append(p.Flows, first)
 		if !ch.limited {
 			continue
 		}
-		id := controller.GroupMeter(l.Group)
-		p.Flows = append(p.Flows, flowtable.Flow{
-			Table: controller.TableVIP, Priority: controller.PrioVIPLimit,
-			Match:        ofproto.NewMatch(append(match, ofproto.ONFTCPFlags(uint16(packet.TCPSyn), uint16(packet.TCPSyn|packet.TCPAck)))...),
-			Instructions: append([]ofproto.Instruction{ofproto.Meter{ID: id}}, ins...),
-		})
 		if len(p.Meters) == 0 || p.Meters[len(p.Meters)-1].ID != id {
 			rate := uint32(in.document(l).ConnectionRate)
 			p.Meters = append(p.Meters, flowtable.Meter{ID: id, Rate: rate, Burst: max(rate/burstPart, 1)})
 		}
 	}
+}
+
+// synField matches the first segment of a connection: SYN without ACK.
+func synField() ofproto.Field {
+	return ofproto.ONFTCPFlags(uint16(packet.TCPSyn), uint16(packet.TCPSyn|packet.TCPAck))
+}
+
+// countedMost is how many entries a listener may have for its new connections to be
+// counted: each of them takes one more.
+const countedMost = 4
+
+// counted says whether the new connections of a listener are counted in the switch.
+func (in vipInput) counted(l ListenerRecord, ch choice) bool {
+	return l.Key.Protocol == TCP && in.caps.TCPFlags && !in.caps.OneTable() && in.matches(l) <= countedMost && (ch.method != MethodSelector || ch.lookup)
 }
 
 // burstPart is how many bursts of new connections make a second of them.

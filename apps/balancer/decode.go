@@ -114,7 +114,7 @@ func (o *object) listener() Listener {
 		}
 		p.end()
 	}
-	o.end()
+	o.end("status")
 	return l
 }
 

@@ -121,6 +121,7 @@ type choice struct {
 	// lookup: of a selector, slots are looked up by themselves (controller.TableSlot).
 	lookup  bool
 	limited bool   // new connections pass a meter
+	counted bool   // new connections have an entry of their own, which counts them
 	reason  string // why it is not the best, or is refused
 }
 
@@ -323,6 +324,7 @@ func (in vipInput) choose(l ListenerRecord, owners []uint16) choice {
 			why = append(why, "connection_rate: not limited: "+reason)
 		}
 	}
+	ch.counted = in.counted(l, ch)
 	ch.reason = strings.Join(why, ", ")
 	return ch
 }

@@ -147,6 +147,7 @@ func document(v VIP) VIP {
 	v.ID, v.MAC, v.Generation, v.CreatedAt, v.UpdatedAt, v.Status = "", ofproto.MAC{}, 0, time.Time{}, time.Time{}, nil
 	v.Listeners = slices.Clone(v.Listeners)
 	for i := range v.Listeners {
+		v.Listeners[i].Status = nil
 		members := slices.Clone(v.Listeners[i].Pool.Members)
 		for j := range members {
 			members[j].Status = nil

@@ -3,10 +3,8 @@ package balancer
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/fairlead/fairlead/controller"
-	"github.com/fairlead/fairlead/ofproto"
 )
 
 // Service is the balancer as the REST API sees it: the intents together with what
@@ -15,6 +13,8 @@ type Service struct {
 	*Intents
 	app  *App
 	core *controller.Controller
+
+	traffic tally
 }
 
 // NewService joins the intents with the app that runs on a controller.
@@ -100,6 +100,7 @@ func (s *Service) withStatus(ctx context.Context, rec Record) (VIP, error) {
 			members[j] = m
 		}
 		l.Pool.Members = members
+		l.Status = &ListenerStatus{Slots: len(rec.Listeners[i].Slots.Home), QuantisationError: QuantisationError(rec, i)}
 		listeners[i] = l
 	}
 	v.Listeners = listeners
@@ -149,55 +150,4 @@ func (s *Service) wait(ctx context.Context, name string, generation uint64, noti
 			}
 		}
 	}
-}
-
-// Stats counts the traffic of a VIP over all connected switches, by the counters of
-// its member groups. They live as long as the group does in a switch.
-func (s *Service) Stats(ctx context.Context, name string) (Stats, error) {
-	rec, err := s.Intents.Get(ctx, name)
-	if err != nil {
-		return Stats{}, err
-	}
-	var dpids []ofproto.DPID
-	var st Status
-	err = s.core.Do(ctx, func(c *controller.Context) {
-		st, _ = s.app.Status(c, name)
-		for sw := range c.Switches() {
-			if serves(sw) {
-				dpids = append(dpids, sw.DPID)
-			}
-		}
-	})
-	if err != nil {
-		return Stats{}, err
-	}
-	counters := map[ofproto.GroupID]ofproto.GroupStats{}
-	for _, dpid := range dpids {
-		err := s.core.GroupStats(ctx, dpid, func(g ofproto.GroupStats) {
-			sum := counters[g.Group]
-			sum.Packets += g.Packets
-			sum.Bytes += g.Bytes
-			counters[g.Group] = sum
-		})
-		if err != nil && !errors.Is(err, controller.ErrNotConnected) {
-			return Stats{}, fmt.Errorf("balancer: read counters of %s: %w", dpid, err)
-		}
-	}
-	out := Stats{Name: name, Listeners: []ListenerStats{}}
-	for i, l := range rec.Listeners {
-		ls := ListenerStats{Protocol: l.Key.Protocol, Port: l.Key.Port, Slots: len(l.Slots.Home), Members: []MemberStats{}}
-		for j, m := range l.Members {
-			g := counters[m.Group]
-			doc := rec.VIP.Listeners[i].Pool.Members[j]
-			ms := MemberStats{Address: doc.Address, Port: doc.Port, Packets: g.Packets, Bytes: g.Bytes, Slots: st.Members[l.Key][m.Key].Slots}
-			if ls.Slots > 0 {
-				ms.Share = float64(ms.Slots) / float64(ls.Slots)
-			}
-			ls.Packets += g.Packets
-			ls.Bytes += g.Bytes
-			ls.Members = append(ls.Members, ms)
-		}
-		out.Listeners = append(out.Listeners, ls)
-	}
-	return out, nil
 }

@@ -169,8 +169,9 @@ type Listener struct {
 	PortEnd  uint16   `json:"port_end"` // the last of a range; 0: one port
 	// ConnectionRate bounds the new connections a second, of tcp, by a meter of each
 	// switch they enter by; 0 is no bound.
-	ConnectionRate int  `json:"connection_rate"`
-	Pool           Pool `json:"pool"`
+	ConnectionRate int             `json:"connection_rate"`
+	Pool           Pool            `json:"pool"`
+	Status         *ListenerStatus `json:"status,omitempty"`
 }
 
 // Pool is the set of members a listener spreads its connections over.
@@ -239,6 +240,14 @@ type SwitchStatus struct {
 	Reason     string       `json:"reason"`     // why it is an error, or not the best method
 }
 
+// ListenerStatus is what has become of the weights of a listener.
+type ListenerStatus struct {
+	Slots int `json:"slots"` // of its table
+	// QuantisationError is what whole slots cost: the largest difference between a
+	// member's share of its own slots and its share of the weights, 0 … 1.
+	QuantisationError float64 `json:"quantisation_error"`
+}
+
 // MemberStatus is the state of a member.
 type MemberStatus struct {
 	Health Health    `json:"health"`
@@ -247,32 +256,6 @@ type MemberStatus struct {
 	Switch string    `json:"switch,omitempty"` // where it is attached: 16 hex digits
 	Port   uint32    `json:"port,omitempty"`   // of that switch
 	Reason string    `json:"reason,omitempty"`
-}
-
-// Stats counts the traffic of a VIP since its groups were made, over all switches.
-type Stats struct {
-	Name      string          `json:"name"`
-	Listeners []ListenerStats `json:"listeners"`
-}
-
-// ListenerStats counts the traffic of one listener.
-type ListenerStats struct {
-	Protocol Protocol      `json:"protocol"`
-	Port     uint16        `json:"port"`
-	Packets  uint64        `json:"packets"`
-	Bytes    uint64        `json:"bytes"`
-	Slots    int           `json:"slots"` // size of the slot table
-	Members  []MemberStats `json:"members"`
-}
-
-// MemberStats counts the traffic of one member of a listener.
-type MemberStats struct {
-	Address netip.Addr `json:"address"`
-	Port    uint16     `json:"port"`
-	Packets uint64     `json:"packets"`
-	Bytes   uint64     `json:"bytes"`
-	Slots   int        `json:"slots"` // owned now
-	Share   float64    `json:"share"` // Slots over the size of the table, 0 … 1
 }
 
 // ListenerKey names a listener of a VIP.

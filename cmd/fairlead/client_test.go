@@ -65,13 +65,17 @@ func (i *fakeVIPs) DeleteMember(ctx context.Context, vip string, l balancer.List
 	return i.Get(ctx, vip)
 }
 
-func (i *fakeVIPs) Stats(ctx context.Context, name string) (balancer.Stats, error) {
+func (i *fakeVIPs) AllStats(context.Context, time.Duration) ([]balancer.Stats, error) {
+	return nil, nil
+}
+
+func (i *fakeVIPs) Stats(ctx context.Context, name string, _ time.Duration) (balancer.Stats, error) {
 	v, err := i.Get(ctx, name)
 	st := balancer.Stats{Name: name}
 	for _, l := range v.Listeners {
-		ls := balancer.ListenerStats{Protocol: l.Protocol, Port: l.Port, Packets: 40, Slots: 16}
+		ls := balancer.ListenerStats{Protocol: l.Protocol, Port: l.Port, Traffic: balancer.Traffic{Packets: 40}, Slots: 16}
 		for _, m := range l.Pool.Members {
-			ls.Members = append(ls.Members, balancer.MemberStats{Address: m.Address, Port: m.Port, Packets: 20, Slots: 8, Share: 0.5})
+			ls.Members = append(ls.Members, balancer.MemberStats{Address: m.Address, Port: m.Port, Traffic: balancer.Traffic{Packets: 20}, Slots: 8, Share: 0.5})
 		}
 		st.Listeners = append(st.Listeners, ls)
 	}

@@ -44,6 +44,8 @@ type Config struct {
 	// controller's default, below 0: no limit.
 	PacketInRate, PacketInPortRate int
 
+	Traffic northbound.TrafficDetail // of metrics
+
 	Announce *announce.Options // of VIPs by BGP; nil: none
 
 	Name      string // of this node
@@ -79,6 +81,7 @@ func serveFlags(fs *pflag.FlagSet) {
 	fs.String("etcd-key", "", "key `FILE` of --etcd-cert")
 	fs.String("etcd-ca", "", "`FILE` of etcd's authority")
 	fs.String("name", "", "`NODE` name (default the host's name)")
+	fs.String("traffic-metrics", string(northbound.TrafficMembers), "`DETAIL` of the metrics of traffic: none|vips|listeners|members")
 	announceFlags(fs)
 	fs.String("log-level", "info", "debug|info|warn|error")
 	fs.String("log-format", "text", "text|json")
@@ -174,6 +177,9 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 		c.Name, _ = os.Hostname()
 	}
 	var err error
+	if c.Traffic, err = northbound.ParseTrafficDetail(get("traffic-metrics")); err != nil {
+		return Config{}, fmt.Errorf("traffic-metrics: %w", err)
+	}
 	if c.Announce, err = announceOptions(fs); err != nil {
 		return Config{}, err
 	}

@@ -137,6 +137,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		Version: programVersion(),
 
 		Explainer: service,
+		Traffic:   cfg.Traffic,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)

@@ -46,3 +46,9 @@ func Altered(f ofproto.FlowStats) bool {
 func SameGroup(a, b Group) bool {
 	return a.ID == b.ID && string(appendDescription(nil, a.Type, a.Buckets)) == string(appendDescription(nil, b.Type, b.Buckets))
 }
+
+// CookiesOf returns the cookie and the mask that all flows of an app have, of any
+// pipeline version.
+func CookiesOf(app AppID) (cookie, mask uint64) {
+	return cookieMagic | uint64(app&0xf)<<40, cookieMagicMask | 0xf<<40
+}

@@ -198,6 +198,9 @@ func (p *inFlight) get(t ofproto.FieldType) (value []byte, ok bool) {
 		_, is4 := p.decoded.IPv4()
 		_, is6 := p.decoded.IPv6()
 		return []byte{p.decoded.Proto()}, is4 || is6
+	case ofproto.FieldONFTCPFlags:
+		tcp, ok := p.decoded.TCP()
+		return u16(tcp.Flags), ok
 	case ofproto.FieldIPDSCP, ofproto.FieldIPECN:
 		b, ok := p.trafficClass()
 		if t == ofproto.FieldIPDSCP {
@@ -395,7 +398,7 @@ func prerequisitesOf(t ofproto.FieldType) []prerequisite {
 		return []prerequisite{eth(uint64(ofproto.EthTypeIPv6))}
 	case ofproto.FieldARPOp, ofproto.FieldARPSPA, ofproto.FieldARPTPA, ofproto.FieldARPSHA, ofproto.FieldARPTHA:
 		return []prerequisite{eth(uint64(ofproto.EthTypeARP))}
-	case ofproto.FieldTCPSrc, ofproto.FieldTCPDst:
+	case ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldONFTCPFlags:
 		return []prerequisite{ip, proto(uint64(ofproto.ProtoTCP))}
 	case ofproto.FieldUDPSrc, ofproto.FieldUDPDst:
 		return []prerequisite{ip, proto(uint64(ofproto.ProtoUDP))}

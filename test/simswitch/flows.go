@@ -149,7 +149,8 @@ func (s *Switch) checkMatch(m ofproto.Match) *ofproto.Error {
 			return bad(ofproto.ErrorBadMatch, matchDuplicate)
 		}
 		seen[f.Type] = true
-		if f.Type.Len() == 0 || s.o.NoNicira && nicira(f.Type) {
+		flags := f.Type == ofproto.FieldONFTCPFlags
+		if f.Type.Len() == 0 && !flags || s.o.NoNicira && (flags || nicira(f.Type)) {
 			return bad(ofproto.ErrorBadMatch, matchBadField)
 		}
 		if !meets(m, f.Type) {
