@@ -119,6 +119,9 @@ type CapabilitiesView struct {
 	IPv6Masks       bool          `json:"ipv6_masks"`        // and of an IPv6 address
 	PortMasks       bool          `json:"port_masks"`        // and of a port
 	NDAnswers       bool          `json:"nd_answers"`        // entries can answer neighbour solicitations
+	Hashing         bool          `json:"hashing"`           // entries can hash the source of a packet into a register
+	TCPFlags        bool          `json:"tcp_flags"`         // flags of TCP can be matched
+	ConnTrack       bool          `json:"conn_track"`        // the switch tracks connections
 	Holds           bool          `json:"holds"`             // the switch holds the flow entries that it accepts
 	Ignores         bool          `json:"ignores"`           // it accepted something that it then did not hold
 	Probed          bool          `json:"probed"`            // tried out on this kind of switch, not only declared

@@ -93,7 +93,7 @@ func TestConfigPrecedence(t *testing.T) {
 // Every flag but config is a key and a variable.
 func TestConfigEveryFlagEverywhere(t *testing.T) {
 	values := map[string]string{"log-level": "warn", "log-format": "json", "stage": "steer", "store": "bbolt", "insecure": "true",
-		"openflow-insecure": "true", "tls-min": "1.2", "packet-in-rate": "7", "packet-in-port-rate": "7",
+		"openflow-insecure": "true", "tls-min": "1.2", "packet-in-rate": "7", "packet-in-port-rate": "7", "traffic-metrics": "vips",
 		"openflow": "127.0.0.1:7", "http": "127.0.0.1:8"}
 	serveCommand().Flags().VisitAll(func(f *pflag.Flag) {
 		if f.Name == "config" {

@@ -75,6 +75,13 @@ func switchGet() *cobra.Command {
 				if err := switchTable(w, s); err != nil {
 					return err
 				}
+				if k := s.Capabilities; k.Balancing.Method != "" {
+					gap(w)
+					row(w, "BALANCING", "SLOTS", "PIPELINE", "REASON")
+					row(w, k.Balancing.Method, k.Balancing.Slots, k.Pipeline, k.Balancing.Reason)
+					gap(w)
+					capabilityTable(w, k)
+				}
 				gap(w)
 				row(w, "PORT", "NAME", "MAC", "UP", "KBPS", "IFACE-ID", "ATTACHED-MAC")
 				for _, p := range s.Ports {
@@ -90,6 +97,41 @@ func switchGet() *cobra.Command {
 				return nil
 			})
 		})
+}
+
+// capabilityTable writes what a switch has, what it lacks, and its sizes.
+func capabilityTable(w *tabwriter.Writer, k northbound.CapabilitiesView) {
+	var has, lacks []string
+	for _, c := range []struct {
+		name string
+		has  bool
+	}{
+		{"bundles", k.Bundles}, {"select groups", k.SelectGroups}, {"fast failover", k.FastFailover}, {"group chaining", k.GroupChaining}, {"flooding groups", k.AllGroups},
+		{"watching ports", k.WatchPort}, {"watching groups", k.WatchGroup}, {"NORMAL", k.Normal}, {"NORMAL in groups", k.NormalInBuckets},
+		{"masks on IPv4 addresses", k.AddressMasks}, {"masks on IPv6 addresses", k.IPv6Masks}, {"masks on ports", k.PortMasks},
+		{"Nicira's actions", k.Nicira}, {"answers to neighbour solicitations", k.NDAnswers}, {"hashing of sources", k.Hashing}, {"flags of TCP", k.TCPFlags},
+		{"connection tracking", k.ConnTrack}, {"holding entries", k.Holds},
+	} {
+		if c.has {
+			has = append(has, c.name)
+		} else {
+			lacks = append(lacks, c.name)
+		}
+	}
+	row(w, "CAPABILITIES", "")
+	row(w, "has", strings.Join(has, ", "))
+	row(w, "lacks", strings.Join(lacks, ", "))
+	row(w, "rewrites", fmt.Sprintf("%s; in groups %s", strings.Join(k.SetFields, ", "), strings.Join(k.BucketSetFields, ", ")))
+	sizes := fmt.Sprintf("%d tables, %d buckets of a group, %d meters", k.Tables, k.MaxBuckets, k.MaxMeters)
+	if k.MaxGroups > 0 {
+		sizes += fmt.Sprintf(", %d groups", k.MaxGroups)
+	}
+	row(w, "sizes", sizes)
+	known := "as it declares"
+	if k.Probed {
+		known = "tried out on its kind"
+	}
+	row(w, "known", known)
 }
 
 func switchStage() *cobra.Command {

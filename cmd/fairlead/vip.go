@@ -251,11 +251,20 @@ func vipGet() *cobra.Command {
 						row(w, l.Key(), m.Key(), m.Weight, m.AdminState, ms.Health, ms.Slots, at, ms.Reason)
 					}
 				}
+				if len(v.Listeners) > 0 {
+					gap(w)
+					row(w, "LISTENER", "SLOTS", "QUANTISATION ERROR")
+					for _, l := range v.Listeners {
+						if l.Status != nil {
+							row(w, l.Key(), l.Status.Slots, percent(l.Status.QuantisationError))
+						}
+					}
+				}
 				if len(st.Switches) > 0 {
 					gap(w)
-					row(w, "SWITCH", "STATE", "GENERATION", "REASON")
+					row(w, "SWITCH", "STATE", "GENERATION", "METHOD", "SLOTS", "REASON")
 					for _, s := range st.Switches {
-						row(w, s.DPID, s.State, s.Generation, s.Reason)
+						row(w, s.DPID, s.State, s.Generation, s.Method, s.Slots, s.Reason)
 					}
 				}
 				return nil
@@ -280,32 +289,6 @@ func (c *client) done(format string, args ...any) error {
 		fmt.Fprintf(c.out, format+"\n", args...)
 	}
 	return nil
-}
-
-func vipStats() *cobra.Command {
-	return clientCommand(&cobra.Command{Use: "stats NAME", Short: "Count the traffic of a VIP", Args: cobra.ExactArgs(1)}, outputs,
-		func(c *client, args []string) error {
-			a, err := c.get(vipPath(args[0]) + "/stats")
-			if err != nil {
-				return err
-			}
-			st, err := decode[balancer.Stats](c, a.body)
-			if err != nil {
-				return err
-			}
-			return c.print(a.body, func(w *tabwriter.Writer) error {
-				row(w, "LISTENER", "MEMBER", "PACKETS", "BYTES", "SLOTS", "SHARE")
-				for _, l := range st.Listeners {
-					key := balancer.ListenerKey{Protocol: l.Protocol, Port: l.Port}
-					row(w, key, "all", l.Packets, l.Bytes, l.Slots, "")
-					for _, m := range l.Members {
-						member := balancer.Member{Address: m.Address, Port: m.Port}
-						row(w, key, member.Key(), m.Packets, m.Bytes, m.Slots, fmt.Sprintf("%.1f%%", 100*m.Share))
-					}
-				}
-				return nil
-			})
-		})
 }
 
 func vipWatch() *cobra.Command {
