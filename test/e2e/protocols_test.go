@@ -487,3 +487,66 @@ func TestFragmentsByAddress(t *testing.T) {
 	t.Logf("40 clients with datagrams in two fragments: %v", counts)
 	require.Len(t, counts, 3)
 }
+
+// TestModesFamiliesVLANs serves TCP and UDP in every mode over both families, tagged and
+// not: every member gets connections, and every connection is answered.
+func TestModesFamiliesVLANs(t *testing.T) {
+	stages := []string{"steer", "managed"}
+	turn := 0
+	for _, mode := range []string{"nat", "conntrack", "dsr"} {
+		for _, six := range []bool{false, true} {
+			for _, vlan := range []int{0, 7} {
+				stage := stages[turn/2%2]
+				turn++
+				t.Run(fmt.Sprintf("%s IPv6=%v VLAN=%d %s", mode, six, vlan, stage), func(t *testing.T) {
+					l := singleLab(t, secure, 4)
+					client, servers := l.hosts[0], l.hosts[1:]
+					at := vip
+					for _, h := range l.hosts {
+						if vlan != 0 {
+							h.join(vlan)
+						}
+						if six {
+							at = vip6
+							h.useIPv6(0)
+						}
+					}
+					if mode == "dsr" {
+						haveAddress(t, at, servers...)
+					}
+					for _, h := range servers {
+						h.serveHTTP(80)
+						h.serveEcho(53)
+					}
+					c := l.control(stage)
+					doc := document(at, "tcp", 80, 0, 80, servers...)
+					doc["mode"], doc["vlan"] = mode, vlan
+					if mode != "dsr" { // servers at any address answer datagrams by their own
+						doc["listeners"] = append(doc["listeners"].([]any), document(at, "udp", 53, 0, 53, servers...)["listeners"].([]any)[0])
+					}
+					c.apply("web", doc)
+					counts := client.requests(netip.AddrPortFrom(at, 80), client.sources(200, 15)).counts()
+					t.Logf("TCP %v", counts)
+					require.Len(t, counts, 3)
+					if mode != "dsr" {
+						counts = client.datagrams(netip.AddrPortFrom(at, 53), client.sources(200, 15)).counts()
+						t.Logf("UDP %v", counts)
+						require.Len(t, counts, 3)
+					}
+				})
+			}
+		}
+	}
+}
+
+// haveAddress gives hosts an address on their loopback that they do not resolve.
+func haveAddress(t *testing.T, a netip.Addr, hosts ...*host) {
+	t.Helper()
+	if a.Is4() {
+		haveVIP(t, true, hosts...)
+		return
+	}
+	for _, h := range hosts {
+		run(t, "ip", "-n", h.namespace.name, "addr", "add", a.String()+"/128", "dev", "lo", "nodad")
+	}
+}
