@@ -29,6 +29,9 @@ func (c *Controller) claim(ctx context.Context, s *session) error {
 		if old == nil {
 			return nil
 		}
+		if old.awaited(ctx) {
+			continue
+		}
 		if old.alive(ctx) {
 			c.alarm("duplicate "+s.dpid.String(), "duplicate datapath id refused", "dpid", s.dpid.String(), "peer", s.peer.String(), "holder", old.peer.String())
 			return fmt.Errorf("%w: %s", errDuplicate, old.peer)

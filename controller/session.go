@@ -89,6 +89,7 @@ type session struct {
 	table *flowtable.Table // owned by the worker
 
 	hold      atomic.Pointer[chan struct{}] // gets a message when the switch has forgotten; see TakeOver
+	leaves    atomic.Int64                  // a successor waits until then, in Unix nanoseconds; see TakeOver
 	unflushed bool                          // packet-outs are queued; owned by the core
 	refusals  int                           // bundles refused in a row; the worker's
 

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/fairlead/fairlead/ofproto"
@@ -13,19 +14,71 @@ const (
 	holdEvery = time.Millisecond
 	// forgetWithin is how long a switch may take to forget.
 	forgetWithin = 2 * time.Second
+	// handoverTimeout is how long a switch may take to be connected by another connection.
+	handoverTimeout = 8 * time.Second
+	handoverPoll    = 5 * time.Millisecond
 )
 
-// TakeOver runs do, which makes Open vSwitch forget all that a bridge holds: its first
-// controller is one too many for it. Packets are forwarded by NORMAL until the switch
-// holds the desired state again, which has come when TakeOver returns. forgot is whether
-// the switch did forget.
+// TakeOver makes a bridge of Open vSwitch that is connected by a service connection
+// Fairlead's own. do gives it the controllers by which it connects from now on, and hand
+// takes the service connection away, for which the new one waits. flushed says whether
+// Open vSwitch forgets all that the bridge holds at do, as it does when the first
+// controller comes: then packets are forwarded by NORMAL until the bridge holds the
+// desired state again. When TakeOver returns nil, the bridge is connected anew and holds
+// it. forgot is whether it did forget.
 //
-// The error is that of do, ErrNotConnected, or that of the connection or ctx.
-func (c *Controller) TakeOver(ctx context.Context, dpid ofproto.DPID, do func(context.Context) error) (forgot bool, err error) {
+// The error is that of do or hand, ErrNotConnected, or that of the connection or ctx.
+func (c *Controller) TakeOver(ctx context.Context, dpid ofproto.DPID, flushed bool, do, hand func(context.Context) error) (forgot bool, err error) {
 	s, err := c.session(ctx, dpid)
 	if err != nil {
 		return false, err
 	}
+	s.leaves.Store(time.Now().Add(handoverTimeout).UnixNano())
+	defer s.leaves.Store(0)
+	if flushed {
+		forgot, err = c.holdWhile(ctx, s, do)
+	} else {
+		err = do(ctx)
+	}
+	if err != nil {
+		return forgot, err
+	}
+	if err := hand(ctx); err != nil {
+		return forgot, err
+	}
+	wait, cancel := context.WithTimeout(ctx, handoverTimeout)
+	defer cancel()
+	for {
+		next, err := c.session(wait, dpid)
+		if err == nil && next != s {
+			return forgot, c.Settled(wait, dpid)
+		}
+		if err != nil && !errors.Is(err, ErrNotConnected) {
+			return forgot, err
+		}
+		select {
+		case <-wait.Done():
+			return forgot, wait.Err()
+		case <-time.After(handoverPoll):
+		}
+	}
+}
+
+// awaited says whether a session is about to end by TakeOver, after a moment.
+func (s *session) awaited(ctx context.Context) bool {
+	if time.Now().UnixNano() >= s.leaves.Load() {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(handoverPoll):
+	}
+	return ctx.Err() == nil
+}
+
+// holdWhile runs do, at which a switch forgets what it holds, and returns when it holds
+// the desired state again.
+func (c *Controller) holdWhile(ctx context.Context, s *session, do func(context.Context) error) (forgot bool, err error) {
 	gone := make(chan struct{}, 1)
 	s.hold.Store(&gone)
 	defer s.hold.Store(nil)
@@ -36,6 +89,7 @@ func (c *Controller) TakeOver(ctx context.Context, dpid ofproto.DPID, do func(co
 		return false, err
 	}
 	holding, stop := context.WithCancel(ctx)
+	defer stop()
 	held := make(chan struct{})
 	go func() {
 		defer close(held)
@@ -74,12 +128,12 @@ func (c *Controller) TakeOver(ctx context.Context, dpid ofproto.DPID, do func(co
 	s.reread = true // meters and groups go without a word
 	s.mu.Unlock()
 	err = c.Do(ctx, func(x *Context) {
-		if sw := x.switches[dpid]; sw != nil && sw.session == s {
+		if sw := x.switches[s.dpid]; sw != nil && sw.session == s {
 			c.assign(sw, c.compileAll(sw), false)
 		}
 	})
 	if err == nil {
-		err = c.Settled(ctx, dpid)
+		err = c.Settled(ctx, s.dpid)
 	}
 	if err != nil {
 		return forgot, err
@@ -105,7 +159,7 @@ func (s *session) sendHold() error {
 	return err
 }
 
-// holdRemoved tells TakeOver that the switch has forgotten.
+// holdRemoved tells holdWhile that the switch has forgotten.
 func (s *session) holdRemoved(m *ofproto.FlowRemoved) {
 	gone := s.hold.Load()
 	if gone == nil || m.Table != 0 || m.Priority != 0 || m.Cookie != 0 {

@@ -93,8 +93,8 @@ func (s switches) Withdraw(ctx context.Context, dpid ofproto.DPID) error {
 	return s.core.Withdraw(ctx, dpid)
 }
 
-func (s switches) TakeOver(ctx context.Context, dpid ofproto.DPID, do func(context.Context) error) (bool, error) {
-	return s.core.TakeOver(ctx, dpid, do)
+func (s switches) TakeOver(ctx context.Context, dpid ofproto.DPID, flushed bool, do, hand func(context.Context) error) (bool, error) {
+	return s.core.TakeOver(ctx, dpid, flushed, do, hand)
 }
 
 func (s switches) Foreign(ctx context.Context, dpid ofproto.DPID) (n int, err error) {

@@ -104,6 +104,19 @@ func offeredProtocols(schema ovsdb.DatabaseSchema) (l []string) {
 	return l
 }
 
+// joining is the target of a service connection to a controller: the same place, written
+// with a zero before the port. Open vSwitch does not make a primary connection of a
+// service one; it compares the texts of targets.
+func joining(target string) string {
+	i := strings.LastIndexByte(target, ':')
+	return target[:i+1] + "0" + target[i+1:]
+}
+
+// joins says whether a controller of the bridge is a service connection of planJoin.
+func (s *state) joins(uuid string) bool {
+	return slices.ContainsFunc(s.record.Controllers, func(t string) bool { return joining(t) == s.target(uuid) })
+}
+
 // planJoin gives a bridge service connections to the controllers, pins its datapath id
 // and writes the record. A service controller counts as none to Open vSwitch: nothing
 // is flushed, and the controllers can fill the bridge before they take it over.
@@ -114,7 +127,7 @@ func planJoin(s *state, r Record, offered []string) ([]ovsdb.Operation, error) {
 		members = append(members, reference(id))
 	}
 	for _, t := range s.missing(r.Controllers) {
-		members = append(members, p.insert(map[string]json.RawMessage{"target": quoted(t), "type": quoted(service)}))
+		members = append(members, p.insert(map[string]json.RawMessage{"target": quoted(joining(t)), "type": quoted(service)}))
 	}
 	columns := ovsdb.Row{"controller": setOf(members...)}
 	protocols, err := s.protocols(offered)
@@ -131,7 +144,8 @@ func planJoin(s *state, r Record, offered []string) ([]ovsdb.Operation, error) {
 }
 
 // planAdopt makes the controllers the only ones of the bridge, in one transaction: rows
-// with the same target stay, so that their connections do.
+// with the same target stay, so that their connections do. So do service connections,
+// until planHand.
 func planAdopt(s *state, r Record, offered []string) ([]ovsdb.Operation, error) {
 	p := newPlan(s)
 	members := []any{}
@@ -146,6 +160,11 @@ func planAdopt(s *state, r Record, offered []string) ([]ovsdb.Operation, error) 
 		members = append(members, reference(s.order[i]))
 		p.controller(s.order[i], ovsdb.Row{"type": setOf[string](), "max_backoff": maxBackoff})
 	}
+	for _, id := range s.order {
+		if s.joins(id) {
+			members = append(members, reference(id))
+		}
+	}
 	columns := ovsdb.Row{"controller": setOf(members...), "fail_mode": "secure"}
 	protocols, err := s.protocols(offered)
 	if err != nil {
@@ -159,6 +178,22 @@ func planAdopt(s *state, r Record, offered []string) ([]ovsdb.Operation, error) 
 	p.put("other_config", map[string]*string{keyDatapathID: &s.dpid, keyInBand: &yes})
 	p.record(r)
 	return p.commit("adopt"), nil
+}
+
+// planHand takes the service connections away.
+func planHand(s *state) ([]ovsdb.Operation, error) {
+	p := newPlan(s)
+	members := []any{}
+	for _, id := range s.order {
+		if !s.joins(id) {
+			members = append(members, reference(id))
+		}
+	}
+	if len(members) == len(s.order) {
+		return nil, nil
+	}
+	p.update(ovsdb.Row{"controller": setOf(members...)})
+	return p.commit("hand over"), nil
 }
 
 // drift says what of an adopted bridge is not as adoption set it, nothing when all is.
@@ -193,7 +228,7 @@ func drift(b Bridge, r Record) (l []string) {
 // ours says whether a controller of the bridge is there because of the record alone.
 func (s *state) ours(uuid string) bool {
 	t := s.target(uuid)
-	return slices.Contains(s.record.Controllers, t) && !s.record.Before.has(t)
+	return s.joins(uuid) || slices.Contains(s.record.Controllers, t) && !s.record.Before.has(t)
 }
 
 func (b Before) has(target string) bool {
@@ -203,9 +238,8 @@ func (b Before) has(target string) bool {
 	})
 }
 
-// planReturn gives a bridge its earlier controllers back beside Fairlead's, which become
-// service connections: the bridge has primary controllers all the time, and flushes
-// nothing.
+// planReturn gives a bridge its earlier controllers back beside Fairlead's: it has
+// primary controllers all the time, and flushes nothing.
 func planReturn(s *state) []ovsdb.Operation {
 	p := newPlan(s)
 	members := []any{}
@@ -215,7 +249,6 @@ func planReturn(s *state) []ovsdb.Operation {
 	for _, id := range s.order {
 		if s.ours(id) {
 			members = append(members, reference(id))
-			p.controller(id, ovsdb.Row{"type": service})
 		}
 	}
 	p.update(ovsdb.Row{"controller": setOf(members...)})

@@ -84,9 +84,11 @@ type Switches interface {
 	// Foreign counts the flows of others in a connected switch, but for the one that
 	// Open vSwitch makes by itself.
 	Foreign(ctx context.Context, dpid ofproto.DPID) (int, error)
-	// TakeOver runs do, at which Open vSwitch forgets all that a connected switch holds,
-	// and sees to it that packets pass; it returns when the switch holds what it is to.
-	TakeOver(ctx context.Context, dpid ofproto.DPID, do func(context.Context) error) (forgot bool, err error)
+	// TakeOver runs do, at which a switch that has a service connection gets its own, and
+	// where flushed forgets all that it holds: packets pass all the same. hand then takes
+	// the service connection away. It returns when the switch is connected anew and holds
+	// what it is to; forgot is whether it did forget.
+	TakeOver(ctx context.Context, dpid ofproto.DPID, flushed bool, do, hand func(context.Context) error) (forgot bool, err error)
 	// Withdraw takes what is Fairlead's out of a connected switch until it connects anew.
 	Withdraw(ctx context.Context, dpid ofproto.DPID) error
 	// Stage is the stage of the switch, and whether it is stored or that of switches
@@ -648,9 +650,10 @@ func (h *Hosts) takeOver(ctx context.Context, k *host, x *adopting) error {
 		})
 	}
 	var err error
-	if x.fresh && x.join {
+	if x.join {
+		hand := func(ctx context.Context) error { return h.change(ctx, k, x.a.Bridge, planHand) }
 		var forgot bool
-		if forgot, err = h.o.Switches.TakeOver(ctx, parseDPID(x.a.DPID), replace); err == nil && !forgot {
+		if forgot, err = h.o.Switches.TakeOver(ctx, parseDPID(x.a.DPID), x.fresh, replace, hand); err == nil && x.fresh && !forgot {
 			x.warn = append(x.warn, "Open vSwitch did not say that it has forgotten its flows: it may still do so")
 		}
 	} else {
@@ -802,10 +805,13 @@ func (h *Hosts) finish(ctx context.Context, k *host, a Adoption) error {
 	if err := h.joined(ctx, k, x, true); err != nil {
 		return err
 	}
-	if s.record.Phase != PhaseAdopted {
-		if err := h.takeOver(ctx, k, x); err != nil {
-			return err
-		}
+	// Where the bridge is adopted already, the service connection may still be there.
+	finish := func() error { return h.takeOver(ctx, k, x) }
+	if s.record.Phase == PhaseAdopted {
+		finish = func() error { return h.change(ctx, k, a.Bridge, planHand) }
+	}
+	if err := finish(); err != nil {
+		return err
 	}
 	return h.confirm(ctx, k, x)
 }

@@ -90,17 +90,22 @@ func (s *side) Foreign(context.Context, ofproto.DPID) (int, error) {
 	return s.foreign, nil
 }
 
-func (s *side) TakeOver(ctx context.Context, _ ofproto.DPID, do func(context.Context) error) (bool, error) {
+func (s *side) TakeOver(ctx context.Context, _ ofproto.DPID, flushed bool, do, hand func(context.Context) error) (bool, error) {
 	if err := s.call("take over"); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
-	s.taken++
+	if flushed {
+		s.taken++
+	}
 	s.mu.Unlock()
 	if err := do(ctx); err != nil {
 		return false, err
 	}
-	return true, s.call("taken over")
+	if err := s.call("taken over"); err != nil {
+		return false, err
+	}
+	return flushed, hand(ctx)
 }
 
 func (s *side) Withdraw(_ context.Context, dpid ofproto.DPID) error {
@@ -176,7 +181,9 @@ func (l *lab) launch(cluster string) {
 				continue
 			}
 			for _, b := range inv.Bridges {
-				if parseDPID(b.DPID) == dpid && slices.ContainsFunc(b.Controllers, func(c Controller) bool { return c.Target == us || c.Target == another }) {
+				if parseDPID(b.DPID) == dpid && slices.ContainsFunc(b.Controllers, func(c Controller) bool {
+					return slices.Contains([]string{us, another, joining(us), joining(another)}, c.Target)
+				}) {
 					return true
 				}
 			}

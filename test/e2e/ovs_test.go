@@ -5,12 +5,15 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,8 +37,8 @@ func (c *controller) cli(args ...string) (out, errs string, code int) {
 	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
 }
 
-// must0 runs a client command that has to succeed.
-func (c *controller) must0(args ...string) string {
+// succeeds runs a client command that has to succeed.
+func (c *controller) succeeds(args ...string) string {
 	c.t.Helper()
 	out, errs, code := c.cli(args...)
 	require.Zero(c.t, code, "fairlead %s: %s%s", strings.Join(args, " "), out, errs)
@@ -108,20 +111,7 @@ func (l *lab) serving(stage string) *controller {
 	return c
 }
 
-// adopted waits until the bridge's switch is connected.
-func (c *controller) adopted(dpid string) {
-	c.t.Helper()
-	c.wait("switch "+dpid+" is connected", func() bool {
-		var s struct {
-			Connection struct {
-				State string `json:"state"`
-			} `json:"connection"`
-		}
-		return c.rest("GET", "/v1/switches/"+dpid, nil, &s) == http.StatusOK && s.Connection.State == "connected"
-	})
-}
-
-// bare makes the lab's switch as hypervisors have theirs: no datapath id of its own, no
+// bareLab makes the lab's switch as hypervisors have theirs: no datapath id of its own, no
 // controller, the default fail mode and in-band control.
 func bareLab(t *testing.T, hosts int) *lab {
 	t.Helper()
@@ -158,8 +148,44 @@ func (c *controller) ofThePort(dpid string, h *host) (port int, ifaceID string) 
 	return 0, ""
 }
 
+// lossFrom is what a change under traffic may lose: an aim for every time, of which one
+// in three may be spoilt by those who share the machine.
+type lossFrom struct {
+	t    *testing.T
+	what string
+	lost []int
+}
+
+func (l *lossFrom) add(took time.Duration, r report) {
+	l.t.Helper()
+	l.t.Logf("%s in %v: %v", l.what, took.Round(time.Millisecond), r)
+	l.lost = append(l.lost, r.lost())
+}
+
+func (l *lossFrom) atMost(n int) {
+	l.t.Helper()
+	slices.Sort(l.lost)
+	l.t.Logf("%s: lost each time, in order: %v", l.what, l.lost)
+	require.LessOrEqual(l.t, l.lost[(len(l.lost)-1)*2/3], n, "%s", l.what)
+}
+
+// under does something while a stream of a thousand packets a second passes, and returns
+// how long that took and what became of the stream.
+func (l *lab) under(do func()) (time.Duration, report) {
+	l.t.Helper()
+	stream := l.host("h1").udpStream(netip.AddrPortFrom(l.host("h2").addr, 7))
+	stream.flows(l.t, 300)
+	begin := time.Now()
+	do()
+	took := time.Since(begin)
+	stream.flows(l.t, 700)
+	r := stream.finish()
+	require.LessOrEqual(l.t, r.gap, time.Second)
+	return took, r
+}
+
 // TestOVSAdoptUnderTraffic adopts a bridge that carries traffic by itself, in every
-// stage, moves its controller, and releases it.
+// stage, and releases it.
 func TestOVSAdoptUnderTraffic(t *testing.T) {
 	for _, stage := range []string{"observe", "steer", "managed"} {
 		t.Run(stage, func(t *testing.T) {
@@ -167,43 +193,211 @@ func TestOVSAdoptUnderTraffic(t *testing.T) {
 			l.sweep()
 			before, dpid := l.written(), l.dpid()
 			c := l.serving("observe")
-			client, server := l.host("h1"), l.host("h2")
-			for round := range scale(2, 10) {
-				stream := client.udpStream(netip.AddrPortFrom(server.addr, 7))
-				stream.flows(t, 500)
-				begin := time.Now()
-				c.must0("ovs", "adopt", l.db(), "s1", "--stage", stage)
-				took := time.Since(begin)
-				stream.flows(t, 1000)
-				r := stream.finish()
-				t.Logf("round %d: adopted in %v: %v", round, took.Round(time.Millisecond), r)
-				require.LessOrEqual(t, r.lost(), 5)
-				require.LessOrEqual(t, r.gap, time.Second)
+			adopted, released := &lossFrom{t: t, what: "adopted"}, &lossFrom{t: t, what: "released"}
+			for range scale(4, 30) {
+				adopted.add(l.under(func() { c.succeeds("ovs", "adopt", l.db(), "s1", "--stage", stage) }))
 				require.Equal(t, dpid, l.dpid())
 				require.Equal(t, "secure", l.ovs.Vsctl("get", "bridge", "s1", "fail_mode"))
 				require.Contains(t, l.ovs.Vsctl("get", "bridge", "s1", "protocols"), "OpenFlow13")
+				require.NotContains(t, entries(l.ovs.DumpFlows("s1")), "priority=0 actions=NORMAL", "what held the bridge is gone")
 
-				stream = client.udpStream(netip.AddrPortFrom(server.addr, 7))
-				stream.flows(t, 500)
-				require.Contains(t, c.must0("ovs", "adopt", l.db(), "s1"), "false", "nothing has changed")
-				stream.flows(t, 200)
-				r = stream.finish()
-				require.Zero(t, r.lost(), "adopting again: %v", r)
+				_, r := l.under(func() { require.Contains(t, c.succeeds("ovs", "adopt", l.db(), "s1"), "false", "nothing has changed") })
+				require.Zero(t, r.lost(), "adopted again: %v", r)
 
-				stream = client.udpStream(netip.AddrPortFrom(server.addr, 7))
-				stream.flows(t, 500)
-				begin = time.Now()
-				c.must0("ovs", "release", l.db(), "s1")
-				took = time.Since(begin)
-				stream.flows(t, 1000)
-				r = stream.finish()
-				t.Logf("round %d: released in %v: %v", round, took.Round(time.Millisecond), r)
-				require.LessOrEqual(t, r.lost(), 5)
+				released.add(l.under(func() { c.succeeds("ovs", "release", l.db(), "s1") }))
 				require.Equal(t, before, l.written(), "every column")
 				require.Equal(t, []string{"priority=0 actions=NORMAL"}, entries(l.ovs.DumpFlows("s1")))
 				require.Empty(t, l.ovs.DumpGroups("s1"))
 			}
+			adopted.atMost(5)
+			released.atMost(5)
 		})
+	}
+}
+
+// TestOVSAdoptAfterAnotherController takes a bridge over from a learning switch that is
+// not Fairlead's, and gives it back.
+func TestOVSAdoptAfterAnotherController(t *testing.T) {
+	const other = "127.0.0.1:6655"
+	l := bareLab(t, 3)
+	command := exec.Command("ip", "netns", "exec", l.ns.name, "ovs-testcontroller", "--wildcards", "--max-idle=permanent",
+		"--unixctl="+l.ovs.Dir+"/other.ctl", "ptcp:6655:127.0.0.1")
+	command.Env = append(os.Environ(), "OVS_RUNDIR="+l.ovs.Dir, "OVS_LOGDIR="+l.ovs.Dir)
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, command.Start())
+	t.Cleanup(func() { _ = command.Process.Kill(); _ = command.Wait() })
+	l.ovs.Vsctl("set-fail-mode", "s1", "secure", "--", "set-controller", "s1", "tcp:"+other, "--", "set", "bridge", "s1", "protocols=OpenFlow10,OpenFlow13")
+	l.ovs.Eventually("the other controller has the bridge", func() bool { return l.ovs.Connected("s1") })
+	l.sweep()
+	before := l.written()
+	c := l.serving("observe")
+	adopted, released := &lossFrom{t: t, what: "adopted"}, &lossFrom{t: t, what: "released"}
+	for range scale(3, 10) {
+		adopted.add(l.under(func() {
+			require.Contains(t, c.succeeds("ovs", "adopt", l.db(), "s1", "--stage", "steer"), "flows of the earlier controllers stay")
+		}))
+		released.add(l.under(func() { c.succeeds("ovs", "release", l.db(), "s1") }))
+		require.Equal(t, before, l.written(), "every column")
+		for _, f := range l.ovs.DumpFlows("s1") {
+			require.NotContains(t, f, "cookie=0xfa1d", "nothing of Fairlead's is left")
+		}
+	}
+	adopted.atMost(5)
+	released.atMost(5)
+}
+
+// TestU11AddressOfTheController adopts a bridge, gives it a second controller, takes the
+// first away, and moves it back: nothing is flushed after the first time.
+func TestU11AddressOfTheController(t *testing.T) {
+	l := bareLab(t, 3)
+	l.sweep()
+	c := l.serving("observe")
+	took, r := l.under(func() { c.succeeds("ovs", "adopt", l.db(), "s1", "--controller", "tcp:"+controllerAddress) })
+	t.Logf("adopted in %v: %v", took.Round(time.Millisecond), r)
+	l.ovs.AddFlow("s1", "table=99,priority=7,actions=drop") // goes when the bridge is flushed
+	for _, step := range [][]string{{controllerAddress, "127.0.0.1:6699"}, {controllerAddress}, {tapAddress}, {controllerAddress}} {
+		args := []string{"ovs", "adopt", l.db(), "s1"}
+		for _, a := range step {
+			args = append(args, "--controller", "tcp:"+a)
+		}
+		took, r := l.under(func() { c.succeeds(args...) })
+		t.Logf("controllers %v in %v: %v", step, took.Round(time.Millisecond), r)
+		require.Zero(t, r.lost())
+		require.Len(t, l.ovs.DumpFlows("s1", "table=99"), 1, "nothing was flushed")
+		require.Len(t, strings.Fields(l.ovs.Vsctl("get-controller", "s1")), len(step))
+	}
+	_, r = l.under(func() { c.succeeds("ovs", "release", l.db(), "s1") })
+	t.Logf("released: %v", r)
+}
+
+// TestC18DatapathIDStays adds and removes ports whose addresses would make another
+// datapath id of a bridge that has none of its own, in-band control on.
+func TestC18DatapathIDStays(t *testing.T) {
+	l := bareLab(t, 3)
+	l.sweep()
+	add := func(i int) {
+		dev := fmt.Sprintf("x%d", i)
+		run(t, "ip", "-n", l.ns.name, "link", "add", dev, "address", fmt.Sprintf("00:00:00:00:%02x:01", 199-i), "type", "veth", "peer", "name", fmt.Sprintf("y%d", i))
+		l.ovs.Vsctl("add-port", "s1", dev)
+	}
+	was := l.dpid()
+	add(0)
+	l.ovs.Eventually("the datapath id is made of the lowest address", func() bool { return l.dpid() != was })
+	dpid := l.dpid()
+	c := l.serving("observe")
+	_, r := l.under(func() { c.succeeds("ovs", "adopt", l.db(), "s1") })
+	t.Logf("adopted: %v", r)
+	require.Equal(t, "true", strings.Trim(l.ovs.Vsctl("get", "bridge", "s1", "other_config:disable-in-band"), `"`))
+	rounds := scale(10, 100)
+	_, r = l.under(func() {
+		for i := 1; i <= rounds; i++ {
+			add(i)
+			if i%2 == 0 {
+				l.ovs.DelPort("s1", fmt.Sprintf("x%d", i-1))
+			}
+			require.Equal(t, dpid, l.dpid())
+		}
+	})
+	t.Logf("%d ports added, %d removed: %v", rounds, rounds/2, r)
+	require.Zero(t, r.lost())
+	var list struct {
+		Items []struct {
+			DPID string `json:"dpid"`
+		} `json:"items"`
+	}
+	require.Equal(t, http.StatusOK, c.rest("GET", "/v1/switches", nil, &list))
+	require.Len(t, list.Items, 1, "one switch, all the time")
+	require.Equal(t, dpid, list.Items[0].DPID)
+}
+
+// TestOVSPortsByName finds ports by what an orchestrator calls them, and follows them to
+// other numbers.
+func TestOVSPortsByName(t *testing.T) {
+	l := bareLab(t, 2)
+	l.sweep()
+	h, dpid := l.host("h1"), l.dpid()
+	l.ovs.Vsctl("set", "interface", h.name, "external_ids:iface-id=vm-1", "external_ids:attached-mac="+h.mac)
+	c := l.serving("observe")
+	c.succeeds("ovs", "adopt", l.db(), "s1")
+	eventually(t, 5*time.Second, "the port has its interface id", func() bool {
+		port, id := c.ofThePort(dpid, h)
+		return port == 1 && id == "vm-1"
+	})
+	require.Contains(t, c.succeeds("switch", "get", dpid), "vm-1")
+	l.ovs.Vsctl("set", "interface", h.name, "ofport_request=77")
+	eventually(t, 5*time.Second, "the interface id is at the new number", func() bool {
+		var found struct {
+			Items []struct {
+				OFPort int    `json:"ofport"`
+				DPID   string `json:"dpid"`
+			} `json:"items"`
+		}
+		require.Equal(t, http.StatusOK, c.rest("GET", "/v1/ovs/interfaces?iface_id=vm-1", nil, &found))
+		port, id := c.ofThePort(dpid, h)
+		return len(found.Items) == 1 && found.Items[0].OFPort == 77 && found.Items[0].DPID == dpid && port == 77 && id == "vm-1"
+	})
+}
+
+// TestOVSFiftyBridges adopts fifty bridges in one command, one of them under traffic,
+// and releases them.
+func TestOVSFiftyBridges(t *testing.T) {
+	const n = 50
+	l := bareLab(t, 2)
+	l.sweep()
+	args := []string{}
+	for i := 1; i < n; i++ {
+		name := fmt.Sprintf("b%d", i)
+		args = append(args, "--", "add-br", name, "--", "set", "bridge", name, "datapath_type=netdev")
+	}
+	l.ovs.Vsctl(args...)
+	before := l.written()
+	require.Len(t, before, n)
+	c := l.serving("observe")
+	took, r := l.under(func() { c.succeeds("ovs", "adopt", l.db(), "--all", "--stage", "steer") })
+	t.Logf("%d bridges adopted in %v; traffic of one: %v", n, took.Round(time.Millisecond), r)
+	for _, b := range slices.Sorted(maps.Keys(before)) {
+		require.Equal(t, "tcp:"+controllerAddress, l.ovs.Vsctl("get-controller", b))
+	}
+	took, r = l.under(func() { c.succeeds("ovs", "release", l.db(), "--all") })
+	t.Logf("released in %v; traffic of one: %v", took.Round(time.Millisecond), r)
+	require.Equal(t, before, l.written(), "every column of every bridge")
+}
+
+// TestOVSControllerKilledMidAdoption kills fairlead while it adopts: the next one
+// finishes, or nothing has happened. Killed in the moment in which Open vSwitch has
+// forgotten its flows, the bridge waits for the next one.
+func TestOVSControllerKilledMidAdoption(t *testing.T) {
+	l := bareLab(t, 2)
+	l.sweep()
+	before := l.written()
+	c := l.serving("observe")
+	for i := range scale(6, 50) {
+		began := make(chan struct{})
+		go func() { close(began); _, _, _ = c.cli("ovs", "adopt", l.db(), "s1", "--stage", "steer") }()
+		<-began
+		time.Sleep(time.Duration(5+10*i) * time.Millisecond) // at another point each time
+		c.kill()
+		c.launch()
+		var list struct {
+			Items []struct {
+				Name, State string
+				Drift       []string
+			} `json:"items"`
+		}
+		c.wait("it is adopted, or as it was", func() bool {
+			if c.rest("GET", "/v1/ovs?endpoint="+url.QueryEscape(l.db()), nil, &list) != http.StatusOK || len(list.Items) != 1 {
+				return false
+			}
+			s := list.Items[0].State
+			return s == "available" || s == "adopted" && len(list.Items[0].Drift) == 0
+		})
+		t.Logf("killed %d ms after the command: %s", 5+10*i, list.Items[0].State)
+		require.True(t, l.host("h1").reaches(l.host("h2").addr))
+		if list.Items[0].State == "adopted" {
+			c.succeeds("ovs", "release", l.db(), "s1")
+		}
+		require.Equal(t, before, l.written(), "every column")
+		require.True(t, l.host("h1").reaches(l.host("h2").addr))
 	}
 }
 
@@ -214,5 +408,3 @@ func entries(flows []string) (list []string) {
 	}
 	return list
 }
-
-var _ = url.PathEscape
