@@ -167,7 +167,7 @@ func TestConnectionsStayAtTheEdge(t *testing.T) {
 
 func TestPureCodeHasNoClockAndNoSocket(t *testing.T) {
 	all := ours(packages(t))
-	for _, short := range []string{"topology", "controller/flowtable", "ofproto/packet"} {
+	for _, short := range []string{"topology", "controller/flowtable", "controller/trace", "ofproto/packet"} {
 		p, ok := all[short]
 		require.True(t, ok, "package %s", short)
 		for _, imported := range p.Imports {

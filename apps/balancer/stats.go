@@ -27,7 +27,7 @@ const (
 	// StatsAge is how old counters may be that are shown.
 	StatsAge = 10 * time.Second
 	// StatsLeast is the shortest time between two readings.
-	StatsLeast = time.Second
+	StatsLeast = 200 * time.Millisecond
 
 	statsTimeout = 10 * time.Second // of one reading
 	statsAtOnce  = 8                // switches read at the same time

@@ -25,7 +25,7 @@ func vipStats() *cobra.Command {
 			"does not go to a terminal, one table follows the other.",
 	}
 	watch := cmd.Flags().BoolP("watch", "w", false, "renew the table until Ctrl-C")
-	every := cmd.Flags().Duration("every", 2*time.Second, "with --watch: the time between two tables, from 1s")
+	every := cmd.Flags().Duration("every", 2*time.Second, "with --watch: the time between two tables, from 200ms")
 	return clientCommand(cmd, outputs, func(c *client, args []string) error {
 		if *every < balancer.StatsLeast {
 			return fmt.Errorf("every: %s is less than %s", *every, balancer.StatsLeast)

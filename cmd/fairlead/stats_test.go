@@ -49,7 +49,7 @@ func TestStatsWatch(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var errs bytes.Buffer
 		out := &counting{mark: c.mark, enough: cancel}
-		code := run(ctx, []string{"vip", "stats", "web", "--watch", "--every", "1s", "-o", c.format}, strings.NewReader(""), out, &errs)
+		code := run(ctx, []string{"vip", "stats", "web", "--watch", "--every", "200ms", "-o", c.format}, strings.NewReader(""), out, &errs)
 		require.Equal(t, exitDone, code, errs.String())
 		require.Equal(t, 2, strings.Count(out.String(), c.mark), "%s", out.String())
 		require.NotContains(t, out.String(), "\x1b")

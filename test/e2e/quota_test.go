@@ -70,13 +70,13 @@ func TestL10QuotaAndChiSquare(t *testing.T) {
 		var st statsDoc
 		for passed := 0; passed < connections; passed = st.Listeners[0].Packets {
 			client.flood(frame, perSecond, time.Duration(connections-passed+100)*time.Second/perSecond, vary)
-			before := -1
+			before, at := -1, ""
 			eventually(t, 10*time.Second, "the counters of "+name+" are complete", func() bool {
 				l.settle()
-				require.Equal(t, 200, c.rest("GET", "/v1/vips/"+name+"/stats", nil, &st))
+				require.Equal(t, 200, c.rest("GET", "/v1/vips/"+name+"/stats?max_age=200ms", nil, &st))
 				now := st.Listeners[0].Packets
-				still := now == before && now > 0
-				before = now
+				still := now == before && now > 0 && st.At != at // another reading says the same
+				before, at = now, st.At
 				return still
 			})
 		}
@@ -108,6 +108,7 @@ func TestL10QuotaAndChiSquare(t *testing.T) {
 
 // statsDoc is the counters of a VIP, as far as the tests read them.
 type statsDoc struct {
+	At        string `json:"at"`
 	Listeners []struct {
 		Packets int `json:"packets"`
 		Slots   int `json:"slots"`

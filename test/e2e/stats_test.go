@@ -31,7 +31,7 @@ type trafficDoc struct {
 func (c *controller) traffic(name string) trafficDoc {
 	c.t.Helper()
 	var st trafficDoc
-	require.Equal(c.t, 200, c.rest("GET", "/v1/vips/"+name+"/stats?max_age=1s", nil, &st))
+	require.Equal(c.t, 200, c.rest("GET", "/v1/vips/"+name+"/stats?max_age=200ms", nil, &st))
 	require.Empty(c.t, st.Unread)
 	return st
 }
