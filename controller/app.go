@@ -126,7 +126,7 @@ type dirtyKey struct {
 
 type packetOut struct {
 	dpid ofproto.DPID
-	msg  *ofproto.PacketOut
+	msg  ofproto.Message
 }
 
 type save struct {
@@ -177,6 +177,12 @@ func (c *Context) PacketOut(dpid ofproto.DPID, inPort ofproto.Port, data []byte,
 	}})
 }
 
+// Send sends a switch a message that is no part of its desired state. It is dropped when
+// the switch is not connected or does not keep up; an error of the switch is not told.
+func (c *Context) Send(dpid ofproto.DPID, msg ofproto.Message) {
+	c.packetOuts = append(c.packetOuts, packetOut{dpid, msg})
+}
+
 // WakeAt asks for Woken at a time, if no earlier one is asked for already.
 func (c *Context) WakeAt(t time.Time) {
 	id := c.app.ID()
@@ -213,7 +219,7 @@ func (c *Context) DirtyParts() map[ofproto.DPID][]string {
 func (c *Context) PacketOuts() iter.Seq2[ofproto.DPID, *ofproto.PacketOut] {
 	return func(yield func(ofproto.DPID, *ofproto.PacketOut) bool) {
 		for _, p := range c.packetOuts {
-			if !yield(p.dpid, p.msg) {
+			if out, ok := p.msg.(*ofproto.PacketOut); ok && !yield(p.dpid, out) {
 				return
 			}
 		}

@@ -115,6 +115,20 @@ var goldens = []golden{
 			00123456 00000007 0102`,
 	},
 	{
+		name: "connections to flush",
+		msg:  FlushConnections(0x4000, ProtoTCP, netip.MustParseAddrPort("10.0.0.100:80"), netip.MustParseAddrPort("10.0.0.2:8080")),
+		bytes: `04 04 0070 01020304
+			00002320 00000020 06 00 000000000000
+			0000 0028 00000000
+				0001 0014 00000000000000000000ffff0a000064 00000000
+				0003 0008 0050 0000
+			0001 0028 00000000
+				0000 0014 00000000000000000000ffff0a000002 00000000
+				0002 0008 1f90 0000
+			0002 0008 4000 0000`,
+		print: "NXT_CT_FLUSH|zone=16384|ct_nw_dst=10.0.0.100",
+	},
+	{
 		name:  "features request",
 		msg:   &FeaturesRequest{},
 		bytes: `04 05 0008 01020304`,

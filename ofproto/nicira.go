@@ -137,6 +137,37 @@ func nicira(b []byte, subtype uint16) []byte {
 	return be.AppendUint16(b, subtype)
 }
 
+// FlushConnections is the message that has Open vSwitch, from 3.1 on, forget connections
+// of a zone (NXT_CT_FLUSH): those whose first packet went to a destination, and whose
+// replies come from a source. Both are of one family; port 0 stands for all.
+func FlushConnections(zone uint16, proto uint8, to, from netip.AddrPort) *Experimenter {
+	b := []byte{proto, 0, 0, 0, 0, 0, 0, 0}
+	port := func(typ, p uint16) {
+		b = be.AppendUint16(b, typ)
+		b = be.AppendUint16(b, 8)
+		b = be.AppendUint16(b, p)
+		b = append(b, 0, 0)
+	}
+	tuple := func(typ, address, portType uint16, a netip.AddrPort) {
+		start := len(b)
+		b = be.AppendUint16(b, typ)
+		b = append(b, 0, 0, 0, 0, 0, 0)
+		b = be.AppendUint16(b, address)
+		b = be.AppendUint16(b, 20)
+		v := a.Addr().As16()
+		b = append(append(b, v[:]...), 0, 0, 0, 0)
+		if a.Port() != 0 {
+			port(portType, a.Port())
+		}
+		be.PutUint16(b[start+2:], uint16(len(b)-start))
+	}
+	const original, reply, source, destination, sourcePort, destinationPort, zoneID = 0, 1, 0, 1, 2, 3, 2
+	tuple(original, destination, destinationPort, to)
+	tuple(reply, source, sourcePort, from)
+	port(zoneID, zone)
+	return &Experimenter{Experimenter: ExperimenterNicira, ExpType: 32, Data: b}
+}
+
 // bitRange packs an offset and a number of bits, 1 … 64, as Nicira's actions hold them.
 func bitRange(offset, bits uint16) uint16 { return offset<<6 | (bits-1)&0x3f }
 

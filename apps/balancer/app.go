@@ -63,6 +63,7 @@ type vip struct {
 	acks      map[ofproto.DPID]ack
 	awaits    ofproto.DPID // while pending: a switch that has not answered, if it still has not
 	floors    map[ofproto.DPID]floor
+	flushes   flushes
 	placed    map[ofproto.DPID]placement // as last compiled
 	pending   bool                       // as last told to watchers
 }
@@ -212,7 +213,7 @@ func (a *App) change(c *controller.Context, e Change) {
 	v := &vip{name: e.Name, rec: e.Record, revision: e.Revision, since: c.Now, acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}}
 	if old != nil {
 		a.unindex(old)
-		v.acks, v.version, v.floors, v.placed = old.acks, old.version, old.floors, old.placed
+		v.acks, v.version, v.floors, v.placed, v.flushes = old.acks, old.version, old.floors, old.placed, old.flushes
 		carryOwners(old, v)
 	}
 	a.index(v)
@@ -230,6 +231,7 @@ func (a *App) change(c *controller.Context, e Change) {
 	a.dirty(c, v)
 	a.dirtyTracked(c, recordOf(old))
 	a.planCut(c, v)
+	v.flushes.change(recordOf(old), v.rec, v.version, c.Now)
 	for _, rec := range []*Record{recordOf(old), v.rec} {
 		if rec != nil {
 			a.dirtyAddress(c, rec.VIP.Address)
@@ -419,6 +421,9 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 		c.Dirty(e.DPID, partICMP+v.rec.VIP.Address.String())
 	}
 	v.acks[e.DPID] = k
+	if e.Err == nil {
+		v.flushes.send(c, e.DPID, e.Tag)
+	}
 	a.settled(c, v)
 }
 
