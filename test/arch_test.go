@@ -31,6 +31,8 @@ var layers = []string{"cmd", "northbound", "apps", "controller", "topology", "of
 var family = map[string][]string{
 	"northbound": {"northbound/"},
 	"controller": {"controller/"},
+	// What a switch is to hold is traced as it stands in its flow table.
+	"controller/trace": {"controller/flowtable"},
 }
 
 // listed is what the tests read of `go list`.
