@@ -22,8 +22,13 @@ const (
 	defaultCodes    = "200-299"
 )
 
-// maxDepth is more than the depth of any document.
-const maxDepth = 16
+// maxDepth, maxList and maxKeys are more than any document has: depth, entries of a list,
+// fields of an object.
+const (
+	maxDepth = 16
+	maxList  = max(MaxMembers, MaxListeners, MaxCIDRs) + 1
+	maxKeys  = 4096
+)
 
 // DecodeVIP reads the document of the VIP called name and fills in its defaults.
 // It is strict: fields that are unknown, given twice or of the wrong type, null,
@@ -201,6 +206,15 @@ func parseObject(bad *faults, body []byte) *object {
 	return o
 }
 
+// set gives the object a field.
+func (o *object) set(name string, v any) {
+	if o.fields == nil {
+		o.fields = map[string]any{}
+	}
+	o.keys = append(o.keys, name)
+	o.fields[name] = v
+}
+
 // parseValue reads the next value; false says that the document is too deep. path
 // is called only where the value has parts.
 func parseValue(bad *faults, d *json.Decoder, path func() string, depth int) (any, bool) {
@@ -215,13 +229,23 @@ func parseValue(bad *faults, d *json.Decoder, path func() string, depth int) (an
 	}
 	switch token {
 	case json.Delim('{'):
-		o := &object{bad: bad, fields: map[string]any{}, taken: map[string]bool{}}
+		o := &object{bad: bad}
 		if p := path(); p != "" {
 			o.prefix = p + "."
 		}
 		for d.More() {
 			key, _ := d.Token()
 			name, _ := key.(string)
+			if len(o.keys) == maxKeys {
+				bad.add(o.path(name), "is one field too many: there are at most %d", maxKeys)
+				return nil, false
+			}
+			if name == "status" { // nothing reads one, and it may be longer than all the rest
+				var skipped json.RawMessage
+				_ = d.Decode(&skipped) // the syntax is known to be right
+				o.set(name, nil)
+				continue
+			}
 			v, ok := parseValue(bad, d, func() string { return o.path(name) }, depth+1)
 			if !ok {
 				return nil, false
@@ -230,8 +254,7 @@ func parseValue(bad *faults, d *json.Decoder, path func() string, depth int) (an
 				bad.add(o.path(name), "is given twice")
 				continue
 			}
-			o.keys = append(o.keys, name)
-			o.fields[name] = v
+			o.set(name, v)
 		}
 		d.Token() // }
 		return o, true
@@ -240,6 +263,10 @@ func parseValue(bad *faults, d *json.Decoder, path func() string, depth int) (an
 		for d.More() {
 			v, ok := parseValue(bad, d, func() string { return fmt.Sprintf("%s[%d]", here, len(list)) }, depth+1)
 			if !ok {
+				return nil, false
+			}
+			if len(list) == maxList {
+				bad.add(here, "has more than %d entries", maxList)
 				return nil, false
 			}
 			list = append(list, v)
@@ -286,6 +313,9 @@ func (o *object) has(name string) bool {
 
 // take returns a field of type T; false says that it is missing or wrong.
 func take[T any](o *object, name, want string) (T, bool) {
+	if o.taken == nil {
+		o.taken = map[string]bool{}
+	}
 	o.taken[name] = true
 	v, there := o.fields[name]
 	t, ok := v.(T)
