@@ -103,7 +103,7 @@ func (in *Intents) write(tx *store.Tx, old *Record, v VIP) (Record, error) {
 	} else if sameDocument(old.VIP, v) {
 		return *old, nil
 	}
-	if err := checkOthers(tx, v); err != nil {
+	if err := checkOthers(tx, old.VIP, v); err != nil {
 		return Record{}, err
 	}
 	now := in.now().UTC().Truncate(time.Millisecond)
@@ -362,9 +362,19 @@ func others(tx *store.Tx, address netip.Addr, name string, fn func(other string,
 	return found
 }
 
-// checkOthers refuses a document that cannot stand beside those of other VIPs.
-func checkOthers(tx *store.Tx, v VIP) error {
+// checkOthers refuses a document that cannot stand beside those of other VIPs. What it
+// has in common with old, the zero value for a new VIP, stood beside them already: many
+// VIPs may have a member's address, and a change of one looks at none of them.
+func checkOthers(tx *store.Tx, old, v VIP) error {
 	var err error
+	stood := map[string]bool{}
+	if old.Mode == v.Mode && old.VLAN == v.VLAN {
+		for _, l := range old.Listeners {
+			for _, m := range l.Pool.Members {
+				stood[l.named()+" "+m.Key().String()] = true
+			}
+		}
+	}
 	others(tx, v.Address, v.Name, func(other string, value []string) bool {
 		vlan := uint16(0)
 		for _, entry := range value[1:] {
@@ -394,6 +404,9 @@ func checkOthers(tx *store.Tx, v VIP) error {
 		for j, m := range l.Pool.Members {
 			if err != nil {
 				return err
+			}
+			if stood[l.named()+" "+m.Key().String()] {
+				continue
 			}
 			field := memberField(fmt.Sprintf("listeners[%d].pool", i), j)
 			others(tx, m.Address, v.Name, func(other string, _ []string) bool {
