@@ -225,7 +225,7 @@ func (c *Controller) dispatch() {
 		e := x.events[0]
 		x.events = x.events[1:]
 		switch e := e.(type) {
-		case topology.LinkUp, topology.LinkDown:
+		case topology.LinkUp, topology.LinkDown, topology.SegmentChanged:
 			c.reroute = true
 		case StageChanged:
 			defer func() {

@@ -73,6 +73,7 @@ const (
 	PrioMark      uint16 = 65500 // ingress: the mark of the store
 	PrioDiscovery uint16 = 65000 // ingress: LLDP
 	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
+	PrioBlocked   uint16 = 50000 // ingress: ports that another one leads to the same segment for
 	PrioVIPNoLink uint16 = 40100 // ingress: neighbour solicitations for a VIP without a link address
 	PrioVIPARP    uint16 = 40000 // ingress: ARP, neighbour solicitations for a VIP
 	PrioVIPOwn    uint16 = 39002 // ingress: ARP of a VIP's own MAC
@@ -135,6 +136,7 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
 				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP, neighbour messages to the controller's own MAC", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPNoLink, App: AppBalancer, Stages: "steer, managed", Match: "neighbour solicitation for a VIP that does not say who asks, as in duplicate address detection", Does: "to the controller, which answers"},
+				{Priority: PrioBlocked, App: AppForwarding, Stages: "managed", Match: "port on a segment that another port leads to", Does: "drop: what comes here comes there too"},
 				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request, neighbour solicitation for a VIP", Does: "turned into the reply and sent back, solicitations by way of vip; by the controller where the switch cannot"},
 				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
 				{Priority: PrioVIPAsks, App: AppBalancer, Stages: "steer, managed", Match: "ARP request of another MAC that has a VIP's address for its own", Does: "the address is taken out; on as any other packet"},

@@ -439,9 +439,12 @@ func (s *Server) listHosts(c echo.Context) error {
 	return respondPage(c, t.Hosts(), func(h *topology.Host) string { return fmt.Sprintf("%s/%04d", h.MAC, h.VLAN) })
 }
 
-// listSegments is empty: this version knows links and hosts, no legacy segments.
 func (s *Server) listSegments(c echo.Context) error {
-	return respondPage(c, []struct{}{}, func(*struct{}) string { return "" })
+	t, err := s.o.Network.Topology(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	return respondPage(c, t.Segments(), func(s *topology.Segment) string { return s.ID().String() })
 }
 
 func respondPage[T any](c echo.Context, items []T, key func(*T) string) error {

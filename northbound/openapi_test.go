@@ -149,7 +149,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		"Explanation": balancer.Explanation{}, "ExplainedReply": balancer.ReplyView{}, "Candidate": balancer.CandidateView{}, "Hop": balancer.HopView{}, "Step": balancer.StepView{},
 		"PacketHeaders": balancer.PacketView{}, "PacketOutput": balancer.OutputView{}, "Difference": balancer.DifferenceView{},
 		"Certificate": CertificateView{}, "Counts": CountsView{}, "Fault": FaultView{}, "Flow": FlowView{}, "Group": GroupView{}, "Bucket": BucketView{},
-		"Place": topology.Place{}, "Link": topology.Link{}, "Host": topology.Host{}, "Topology": topology.View{}, "TopologySwitch": topology.ViewSwitch{},
+		"Place": topology.Place{}, "Link": topology.Link{}, "Segment": topology.Segment{}, "SegmentPort": topology.SegmentPort{}, "Host": topology.Host{}, "Topology": topology.View{}, "TopologySwitch": topology.ViewSwitch{},
 		"TopologyPort": topology.PortState{}, "TopologyLink": topology.ViewLink{}, "TopologyVIP": topology.VIPNote{},
 		"OVSBridge": ovsdb.View{}, "OVSController": ovsdb.Controller{}, "OVSPort": ovsdb.Port{}, "OVSInterface": ovsdb.Interface{}, "OVSFound": OVSInterface{},
 		"OVSAdoption": OVSAdoption{}, "OVSOutcome": ovsdb.Outcome{}, "OVSOutcomes": OVSOutcomes{},

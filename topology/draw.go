@@ -30,6 +30,7 @@ type View struct {
 	Version  uint64       `json:"version"`
 	Switches []ViewSwitch `json:"switches"`
 	Links    []ViewLink   `json:"links"`
+	Segments []Segment    `json:"segments"`
 	Hosts    []Host       `json:"hosts"`
 	VIPs     []VIPNote    `json:"vips"`
 }
@@ -54,6 +55,7 @@ func (s *Snapshot) View(n Notes) View {
 		Version:  s.Version(),
 		Switches: make([]ViewSwitch, 0, len(s.Switches())),
 		Links:    make([]ViewLink, 0, len(s.Links())),
+		Segments: append([]Segment{}, s.Segments()...),
 		Hosts:    s.Hosts(),
 		VIPs:     make([]VIPNote, 0, len(n.VIPs)),
 	}
@@ -147,6 +149,18 @@ func (v View) DOT() string {
 		fmt.Fprintf(&b, "  %s -- %s [taillabel=%s, headlabel=%s, tooltip=%s, %s];\n",
 			quoteDOT(l.A.DPID.String()), quoteDOT(l.B.DPID.String()),
 			quoteDOT(l.A.Port.String()), quoteDOT(l.B.Port.String()), quoteDOT(l.Link.String()), style)
+	}
+	for _, s := range v.Segments {
+		id := quoteDOT("segment " + s.ID().String())
+		fmt.Fprintf(&b, "  %s [shape=hexagon, label=\"legacy\"];\n", id)
+		for _, p := range s.Ports {
+			style := "style=solid"
+			if p.Role == RoleBlocked {
+				style = "style=dotted, color=\"#c62828\""
+			}
+			fmt.Fprintf(&b, "  %s -- %s [taillabel=%s, tooltip=%s, %s];\n", quoteDOT(p.DPID.String()), id,
+				quoteDOT(p.Port.String()), quoteDOT(p.Role.String()+" "+p.Reason), style)
+		}
 	}
 	for _, h := range v.Hosts {
 		if !known[h.Place.DPID] {

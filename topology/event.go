@@ -3,7 +3,7 @@ package topology
 import "fmt"
 
 // Event is one change of the graph: SwitchAdded, SwitchGone, PortChanged,
-// PortSettled, LinkUp, LinkDown, LinkChanged, HostAdded, HostMoved, HostChanged,
+// PortSettled, LinkUp, LinkDown, LinkChanged, SegmentChanged, HostAdded, HostMoved, HostChanged,
 // HostFlaps or HostGone. Events are values and may be kept.
 type Event interface {
 	fmt.Stringer
@@ -76,6 +76,13 @@ type LinkDown struct {
 // ports; or about one that was only trusted and now is heard.
 type LinkChanged struct{ Link Link }
 
+// SegmentChanged tells that two ports turned out to be on one segment (Joined), or are
+// not known to be any more; or, with zero ports, that the roles of ports may be others.
+type SegmentChanged struct {
+	A, B   Place
+	Joined bool
+}
+
 // HostAdded tells of a host not known before.
 type HostAdded struct{ Host Host }
 
@@ -101,18 +108,19 @@ type HostGone struct {
 	Reason Reason
 }
 
-func (SwitchAdded) fabric() bool { return true }
-func (SwitchGone) fabric() bool  { return true }
-func (PortChanged) fabric() bool { return true }
-func (PortSettled) fabric() bool { return true }
-func (LinkUp) fabric() bool      { return true }
-func (LinkDown) fabric() bool    { return true }
-func (LinkChanged) fabric() bool { return true }
-func (HostAdded) fabric() bool   { return false }
-func (HostMoved) fabric() bool   { return false }
-func (HostChanged) fabric() bool { return false }
-func (HostFlaps) fabric() bool   { return false }
-func (HostGone) fabric() bool    { return false }
+func (SwitchAdded) fabric() bool    { return true }
+func (SwitchGone) fabric() bool     { return true }
+func (PortChanged) fabric() bool    { return true }
+func (PortSettled) fabric() bool    { return true }
+func (LinkUp) fabric() bool         { return true }
+func (LinkDown) fabric() bool       { return true }
+func (LinkChanged) fabric() bool    { return true }
+func (SegmentChanged) fabric() bool { return true }
+func (HostAdded) fabric() bool      { return false }
+func (HostMoved) fabric() bool      { return false }
+func (HostChanged) fabric() bool    { return false }
+func (HostFlaps) fabric() bool      { return false }
+func (HostGone) fabric() bool       { return false }
 
 // String returns the event in one line.
 func (e SwitchAdded) String() string {
@@ -150,6 +158,11 @@ func (e LinkDown) String() string {
 // String returns the event in one line.
 func (e LinkChanged) String() string {
 	return fmt.Sprintf("link changed %v-%v now=%v%s", e.Link.A, e.Link.B, e.Link.State, e.Link.trust())
+}
+
+// String returns the event in one line.
+func (e SegmentChanged) String() string {
+	return fmt.Sprintf("segment changed %v-%v joined=%v", e.A, e.B, e.Joined)
 }
 
 // String returns the event in one line.

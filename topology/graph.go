@@ -61,8 +61,13 @@ type Graph struct {
 	settling map[Place]time.Time // ports that are no edge until then
 	// away holds, for ports whose link was lost because the switch behind it left,
 	// that switch: it may forward on by the flows it has, so they are no edge.
-	away  map[Place]map[DPID]struct{}
-	hosts hosts
+	away      map[Place]map[DPID]struct{}
+	bridged   map[ends]time.Time // ports that hear each other over bridges, until then
+	onSegment map[Place]bool     // ports that were found on a segment since they came up
+	unmanaged map[DPID]bool
+	hosts     hosts
+
+	latest *fabric // not yet of a snapshot; nil or old: to be made
 
 	snapshot    *Snapshot
 	snapshotNow time.Time
@@ -109,6 +114,10 @@ func New(o Options) *Graph {
 		settling: map[Place]time.Time{},
 		away:     map[Place]map[DPID]struct{}{},
 		hosts:    newHosts(),
+
+		bridged:   map[ends]time.Time{},
+		onSegment: map[Place]bool{},
+		unmanaged: map[DPID]bool{},
 	}
 }
 
@@ -168,12 +177,15 @@ func (g *Graph) RemoveSwitch(id DPID, now time.Time) []Event {
 	if n == nil {
 		return nil
 	}
+	g.leaveSegments(id)
 	delete(g.switches, id)
 	for p := range n.ports {
 		delete(g.settling, Place{id, p})
 		delete(g.away, Place{id, p})
+		delete(g.onSegment, Place{id, p})
 	}
 	evs := g.drop(ReasonSwitch, g.edgesOf(id))
+	evs = append(evs, g.unbridge(func(k ends, _ time.Time) bool { return k.a.DPID == id || k.b.DPID == id })...)
 	for _, p := range slices.Sorted(maps.Keys(n.ports)) {
 		evs = append(evs, g.flush(Place{id, p}, ReasonSwitch, true)...)
 	}
@@ -279,7 +291,8 @@ func (g *Graph) Expire(now time.Time) []Event {
 		}
 	}
 	// Delays first: one that begins with a link that expires is not over yet.
-	evs := slices.Concat(g.settled(), g.settle(ReasonExpired, changed), g.expireHosts())
+	apart := g.unbridge(func(_ ends, until time.Time) bool { return !until.After(g.now) })
+	evs := slices.Concat(apart, g.settled(), g.settle(ReasonExpired, changed), g.expireHosts())
 	return g.changed(evs)
 }
 
@@ -300,6 +313,9 @@ func (g *Graph) NextExpiry() time.Time {
 		}
 	}
 	for _, t := range g.settling {
+		due(t)
+	}
+	for _, t := range g.bridged {
 		due(t)
 	}
 	if e := g.hosts.lru.Back(); e != nil {
@@ -327,6 +343,7 @@ func (g *Graph) changed(evs []Event) []Event {
 	for _, e := range evs {
 		if e.fabric() {
 			g.fabric = g.version
+			evs = append(evs, g.flushBlocked()...)
 			break
 		}
 	}
@@ -358,7 +375,15 @@ func (g *Graph) settled() []Event {
 // isEdge reports whether hosts can be at p.
 func (g *Graph) isEdge(p Place) bool {
 	_, settling := g.settling[p]
-	return g.up(p) && len(g.at[p]) == 0 && !settling && len(g.away[p]) == 0
+	if !g.up(p) || settling || len(g.away[p]) > 0 {
+		return false
+	}
+	if len(g.bridged) > 0 {
+		if _, role, ok := g.fabricNow().Segment(p); ok {
+			return role != RoleBlocked
+		}
+	}
+	return len(g.at[p]) == 0
 }
 
 // returned lets the ports go that led to a switch while it was away.
@@ -404,6 +429,8 @@ func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
 		delete(g.settling, place)
 		delete(g.away, place)
 		evs = append(evs, g.drop(ReasonPort, g.at[place])...)
+		evs = append(evs, g.unbridgePort(place)...)
+		delete(g.onSegment, place)
 		evs = append(evs, g.flush(place, ReasonPort, false)...)
 	}
 	return evs
@@ -421,6 +448,8 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 	old.Up = false
 	evs := []Event{PortChanged{Place: p, Port: old, Gone: true}}
 	evs = append(evs, g.drop(ReasonPort, g.at[p])...)
+	evs = append(evs, g.unbridgePort(p)...)
+	delete(g.onSegment, p)
 	return append(evs, g.flush(p, ReasonPort, true)...)
 }
 
@@ -526,9 +555,13 @@ func (g *Graph) settle(why Reason, changed []*edge) []Event {
 			others = append(others, LinkChanged{e.link})
 		}
 		if was == StateGone {
-			// What seemed to be behind this port is somewhere beyond the link.
-			gone = append(gone, g.flush(e.link.A, ReasonLink, true)...)
-			gone = append(gone, g.flush(e.link.B, ReasonLink, true)...)
+			// What seemed to be behind this port is somewhere beyond the link; on a segment
+			// it may well be where it was.
+			for _, p := range []Place{e.link.A, e.link.B} {
+				if !g.onSegment[p] {
+					gone = append(gone, g.flush(p, ReasonLink, true)...)
+				}
+			}
 		}
 	}
 	return slices.Concat(downs, others, ups, gone)

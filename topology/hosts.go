@@ -140,6 +140,9 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 			st.elem = h.lru.PushFront(st)
 		}
 	} else if from = st.host.Place; from != s.Place {
+		if g.passesBy(s.Place, from) {
+			return nil
+		}
 		if g.isEdge(from) && !st.mayMove(g.options.MoveEvery, g.now) {
 			if !st.flapped.IsZero() && g.now.Sub(st.flapped) < g.options.MoveEvery {
 				return nil

@@ -15,10 +15,16 @@ type fabric struct {
 	version  uint64
 	switches []Switch
 	index    map[DPID]int32
-	ends     map[Place]bool // ends of links in any state, or of those to switches that left
+	ends     map[Place]int // number of ends of links in any state, or of those to switches that left, but for those on segments
 	settling map[Place]time.Time
 	peers    map[Place]Place // the other ends of links that are up
 	arcs     [][]arc         // by switch, in order of preference
+	over     [][]arc         // likewise, over segments: for paths, not for trees
+
+	segments  []Segment
+	segmentAt map[Place]int // of segments, by port
+	beside    map[vertex][]vertex
+	unmanaged map[DPID]bool
 
 	// Computed when first asked for. Two readers may compute the same at once;
 	// both get the same, so either may be kept.
@@ -38,7 +44,7 @@ func (g *Graph) newFabric(links []Link) *fabric {
 		version:   g.fabric,
 		switches:  make([]Switch, 0, len(g.switches)),
 		index:     make(map[DPID]int32, len(g.switches)),
-		ends:      make(map[Place]bool, 2*len(links)),
+		ends:      make(map[Place]int, 2*len(links)),
 		settling:  maps.Clone(g.settling),
 		peers:     make(map[Place]Place, 2*len(links)),
 		arcs:      make([][]arc, len(g.switches)),
@@ -49,9 +55,21 @@ func (g *Graph) newFabric(links []Link) *fabric {
 		f.index[id] = int32(i)
 		f.switches = append(f.switches, Switch{DPID: id, Ports: g.switches[id].list()})
 	}
+	linked := map[ends]bool{}
 	for _, l := range links {
-		f.ends[l.A], f.ends[l.B] = true, true
-		if l.State != StateUp {
+		linked[ends{l.A, l.B}] = true
+	}
+	f.findSegments(g, linked)
+	for _, l := range links {
+		bridged := false
+		for _, p := range []Place{l.A, l.B} {
+			if _, ok := f.segmentAt[p]; ok {
+				bridged = true
+			} else {
+				f.ends[p]++
+			}
+		}
+		if l.State != StateUp || bridged {
 			continue
 		}
 		f.peers[l.A], f.peers[l.B] = l.B, l.A
@@ -63,9 +81,15 @@ func (g *Graph) newFabric(links []Link) *fabric {
 		slices.SortFunc(as, func(a, b arc) int { return cmp.Or(cmp.Compare(a.to, b.to), cmp.Compare(a.out, b.out)) })
 	}
 	for p := range g.away {
-		f.ends[p] = true
+		f.ends[p]++
 	}
 	f.spanning = sync.OnceValue(f.span)
+	f.over = make([][]arc, len(g.switches))
+	f.unmanaged = maps.Clone(g.unmanaged)
+	f.assignRoles(f.unmanaged)
+	for i, as := range f.over {
+		f.over[i] = append(f.arcs[i][:len(f.arcs[i]):len(f.arcs[i])], as...)
+	}
 	return f
 }
 
@@ -95,7 +119,11 @@ func (f *fabric) Port(p Place) (PortState, bool) {
 // switch at the other end left (see Graph.RemoveSwitch). Such a port is no
 // edge port: no host is behind it, and nothing is flooded to it but along
 // the tree.
-func (f *fabric) IsLink(p Place) bool { return f.ends[p] }
+func (f *fabric) IsLink(p Place) bool { return f.ends[p] > 0 }
+
+// IsShared reports whether more than one link ends at p: it is on something that passes
+// on what is for a cable alone.
+func (f *fabric) IsShared(p Place) bool { return f.ends[p] > 1 }
 
 // Peer returns the other end of the link at p, when that link is up.
 func (f *fabric) Peer(p Place) (Place, bool) {
@@ -123,7 +151,7 @@ func (f *fabric) EdgePorts(id DPID) []Port {
 	ps := []Port{}
 	for _, p := range f.switches[i].Ports {
 		place := Place{id, p.Port}
-		if _, settling := f.settling[place]; p.Up && !settling && !f.ends[place] {
+		if _, settling := f.settling[place]; p.Up && !settling && f.ends[place] == 0 && !f.IsBlocked(place) {
 			ps = append(ps, p.Port)
 		}
 	}
@@ -148,7 +176,7 @@ func (f *fabric) NextHop(from, to DPID) (Port, bool) {
 	if a < 0 {
 		return 0, false
 	}
-	return f.arcs[i][a].out, true
+	return f.over[i][a].out, true
 }
 
 // Hop is one switch of a path: in by one port, out by another. In of the first
@@ -176,7 +204,7 @@ func (f *fabric) Path(from, to DPID) []Hop {
 		if route[i] < 0 {
 			return nil
 		}
-		a := f.arcs[i][route[i]]
+		a := f.over[i][route[i]]
 		path[len(path)-1].Out = a.out
 		i = a.to
 		path = append(path, Hop{DPID: f.switches[i].DPID, In: a.far})
@@ -199,14 +227,14 @@ func (f *fabric) route(dst int32) []int32 {
 	queue := append(make([]int32, 0, len(dist)), dst)
 	for k := 0; k < len(queue); k++ {
 		i := queue[k]
-		for _, a := range f.arcs[i] {
+		for _, a := range f.over[i] {
 			if dist[a.to] == unreached {
 				dist[a.to] = dist[i] + 1
 				queue = append(queue, a.to)
 			}
 		}
 	}
-	for i, as := range f.arcs {
+	for i, as := range f.over {
 		// dist is 0 at dst and -1 where dst is not reached: no arc fits there.
 		if dist[i] > 0 {
 			r[i] = int32(slices.IndexFunc(as, func(a arc) bool { return dist[a.to] == dist[i]-1 }))

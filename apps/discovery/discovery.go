@@ -1,5 +1,5 @@
-// Package discovery learns the network: links by authenticated LLDP probes, hosts
-// by ARP, neighbour discovery and the first packets they send. What it learns it
+// Package discovery learns the network: links by authenticated LLDP probes, legacy
+// segments by probes of the same kind that bridges pass on, hosts by ARP, neighbour discovery and the first packets they send. What it learns it
 // records in the controller's topology.Graph, whose events tell the other apps.
 package discovery
 
@@ -23,6 +23,14 @@ const (
 	// forgotten after three that went missing (topology.Options.LinkTTL).
 	probeEvery = 5 * time.Second
 	tick       = time.Second
+	// bridgedAfter is when a port that came up sends its first probe over bridges: a
+	// cable to another switch is found by then. bridgedEvery is the time between two,
+	// where they are not more than bridgedMost a second in all; after bridgedLost that
+	// went missing two ports are not believed to be on one segment any more.
+	bridgedAfter = 300 * time.Millisecond
+	bridgedEvery = time.Second
+	bridgedMost  = 2000
+	bridgedLost  = 4
 	// saveEvery is the shortest time between two saves of the graph.
 	saveEvery = 2 * time.Second
 	// trustFor is how long links from before a restart are believed unheard.
@@ -46,9 +54,10 @@ type App struct {
 
 // prober is the sending end of the probes of one port.
 type prober struct {
-	nonce [8]byte
-	seq   uint64
-	next  time.Time // when the next probe is due
+	nonce   [8]byte
+	seq     [probeKinds]uint64
+	next    time.Time // when the next probe is due
+	bridged time.Time // when the next one over bridges is
 }
 
 // New returns the app. key authenticates probes and is shared by all controllers
@@ -112,7 +121,10 @@ func basePart(stage controller.Stage, caps controller.Capabilities) flowtable.Pa
 func (a *App) Handle(c *controller.Context, event any) {
 	switch e := event.(type) {
 	case controller.SwitchUp:
+		a.stage(c, e.DPID)
 		a.wakeUp(c)
+	case controller.StageChanged:
+		a.stage(c, e.DPID)
 	case controller.Applied:
 		// Probes that come before the switch takes them out are lost on it.
 		if sw := c.Switch(e.DPID); sw != nil && e.Err == nil {
@@ -146,6 +158,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 				}
 			}
 		}
+		a.probeBridges(c)
 		a.save(c)
 	}
 	if kind, data := describe(event); kind != "" {
@@ -182,15 +195,47 @@ func (a *App) probe(c *controller.Context, at topology.Place) {
 	}
 	p := a.ports[at]
 	if p == nil {
-		p = &prober{}
+		p = &prober{bridged: c.Now.Add(bridgedAfter)}
+		c.WakeAt(p.bridged)
 		if _, err := io.ReadFull(a.random, p.nonce[:]); err != nil {
 			return // no randomness, no discovery: a guessable probe is worse than none
 		}
 		a.ports[at] = p
 	}
-	p.seq++
 	p.next = c.Now.Add(probeEvery)
-	c.PacketOut(sw.DPID, ofproto.PortController, a.probeFrame(at, p), ofproto.OutputPort(ofproto.Port(at.Port)))
+	c.PacketOut(sw.DPID, ofproto.PortController, a.probeFrame(at, p, probeLink), ofproto.OutputPort(ofproto.Port(at.Port)))
+}
+
+// probeBridges sends the probes over bridges that are due: out of the ports that no
+// cable leads from to another switch.
+func (a *App) probeBridges(c *controller.Context) {
+	snap := c.Graph.Snapshot()
+	every := a.bridgedEvery()
+	for _, sw := range snap.Switches() {
+		if c.Switch(ofproto.DPID(sw.DPID)) == nil {
+			c.Graph.HoldBridged(sw.DPID, c.Now.Add(bridgedLost*every))
+		}
+	}
+	for at, p := range a.ports {
+		if p.bridged.After(c.Now) {
+			continue
+		}
+		p.bridged = c.Now.Add(every)
+		if state, ok := snap.Port(at); ok && state.Up && (!snap.IsLink(at) || snap.IsShared(at)) && c.Switch(ofproto.DPID(at.DPID)) != nil {
+			c.PacketOut(ofproto.DPID(at.DPID), ofproto.PortController, a.probeFrame(at, p, probeSegment), ofproto.OutputPort(ofproto.Port(at.Port)))
+		}
+	}
+}
+
+func (a *App) bridgedEvery() time.Duration {
+	return max(bridgedEvery, time.Duration(len(a.ports))*time.Second/bridgedMost)
+}
+
+// stage tells the graph whether a switch forwards by it.
+func (a *App) stage(c *controller.Context, dpid ofproto.DPID) {
+	if sw := c.Switch(dpid); sw != nil {
+		emit(c, c.Graph.SetManaged(topology.DPID(dpid), sw.Stage == controller.StageManaged, c.Now))
+	}
 }
 
 func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
@@ -200,7 +245,11 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 	}
 	at := place(e.DPID, e.InPort)
 	if l, ok := f.LLDP(); ok {
-		if from, ok := a.verify(l); ok {
+		switch from, kind, ok := a.verify(l); {
+		case !ok:
+		case kind == probeSegment:
+			emit(c, c.Graph.HearBridged(from, at, c.Now.Add(bridgedLost*a.bridgedEvery()), c.Now))
+		default:
 			events := c.Graph.HearLink(from, at, c.Now)
 			emit(c, events)
 			if len(events) > 0 {
@@ -273,6 +322,11 @@ func describe(event any) (kind string, data any) {
 		return "link", map[string]any{"event": "up", "a": e.Link.A, "b": e.Link.B}
 	case topology.LinkDown:
 		return "link", map[string]any{"event": "down", "a": e.Link.A, "b": e.Link.B, "reason": e.Reason}
+	case topology.SegmentChanged:
+		if e.A == e.B {
+			return "", nil
+		}
+		return "segment", map[string]any{"event": map[bool]string{true: "joined", false: "left"}[e.Joined], "a": e.A, "b": e.B}
 	case topology.HostAdded:
 		return "host", map[string]any{"event": "added", "mac": e.Host.MAC, "ips": e.Host.IPs, "place": e.Host.Place}
 	case topology.HostMoved:
@@ -291,12 +345,14 @@ func describe(event any) (kind string, data any) {
 type savedGraph struct {
 	Switches []savedSwitch   `json:"switches"`
 	Links    [][2]savedPlace `json:"links"`
+	Segments [][]savedPlace  `json:"segments,omitempty"`
 	Hosts    []savedHost     `json:"hosts"`
 }
 
 type savedSwitch struct {
-	DPID  uint64      `json:"dpid"`
-	Ports []savedPort `json:"ports"`
+	DPID      uint64      `json:"dpid"`
+	Ports     []savedPort `json:"ports"`
+	Unmanaged bool        `json:"unmanaged,omitempty"`
 }
 
 type savedPort struct {
@@ -334,7 +390,7 @@ func (a *App) save(c *controller.Context) {
 	snap := c.Graph.Snapshot()
 	var g savedGraph
 	for _, sw := range snap.Switches() {
-		s := savedSwitch{DPID: uint64(sw.DPID)}
+		s := savedSwitch{DPID: uint64(sw.DPID), Unmanaged: !snap.Managed(sw.DPID)}
 		for _, p := range sw.Ports {
 			s.Ports = append(s.Ports, savedPort{uint32(p.Port), p.Name, ofproto.MAC(p.MAC), p.Up})
 		}
@@ -344,6 +400,13 @@ func (a *App) save(c *controller.Context) {
 		if l.State == topology.StateUp {
 			g.Links = append(g.Links, [2]savedPlace{savePlace(l.A), savePlace(l.B)})
 		}
+	}
+	for _, seg := range snap.Segments() {
+		var ports []savedPlace
+		for _, p := range seg.Ports {
+			ports = append(ports, savePlace(p.Place))
+		}
+		g.Segments = append(g.Segments, ports)
 	}
 	for _, h := range snap.Hosts() {
 		g.Hosts = append(g.Hosts, savedHost{ofproto.MAC(h.MAC), h.VLAN, savePlace(h.Place), h.IPs})
@@ -373,8 +436,16 @@ func Restore(g *topology.Graph, saved []byte, now time.Time) error {
 		}
 		// Long ago, so that its ports are settled: they were before the restart.
 		g.SetSwitch(topology.DPID(sw.DPID), ports, now.Add(-trustFor))
+		g.SetManaged(topology.DPID(sw.DPID), !sw.Unmanaged, now.Add(-trustFor))
 	}
 	g.Expire(now)
+	for _, ports := range s.Segments {
+		places := make([]topology.Place, len(ports))
+		for i, p := range ports {
+			places[i] = p.place()
+		}
+		g.SeedSegment(places, now.Add(trustFor), now)
+	}
 	for _, l := range s.Links {
 		g.SeedLink(l[0].place(), l[1].place(), now.Add(trustFor), now)
 	}

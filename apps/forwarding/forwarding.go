@@ -59,6 +59,8 @@ func (a *App) Handle(c *controller.Context, event any) {
 		c.Dirty(ofproto.DPID(e.Place.DPID), partBase)
 	case topology.PortSettled:
 		c.Dirty(ofproto.DPID(e.Place.DPID), partBase)
+	case topology.SegmentChanged:
+		c.DirtyAll(partBase)
 	case topology.LinkChanged:
 		c.Dirty(ofproto.DPID(e.Link.A.DPID), partBase)
 		c.Dirty(ofproto.DPID(e.Link.B.DPID), partBase)
@@ -171,6 +173,10 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller
 		at := topology.Place{DPID: dpid, Port: port.Port}
 		in := ofproto.InPort(ofproto.Port(port.Port))
 		if !port.Up {
+			continue
+		}
+		if snap.IsBlocked(at) {
+			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlocked, nil, in))
 			continue
 		}
 		if snap.IsLink(at) && !caps.OneTable() {

@@ -20,7 +20,9 @@ import (
 type probes struct {
 	mu   sync.Mutex
 	last map[simswitch.Place][]byte
-	sent int
+	// bridged are those that bridges pass on.
+	bridged map[simswitch.Place][]byte
+	sent    int
 }
 
 func (p *probes) tap(at simswitch.Place, frame []byte) {
@@ -29,7 +31,11 @@ func (p *probes) tap(at simswitch.Place, frame []byte) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.last[at] = bytes.Clone(frame)
+	if packet.MAC(frame[:6]) == packet.LLDPMulticast {
+		p.last[at] = bytes.Clone(frame)
+	} else {
+		p.bridged[at] = bytes.Clone(frame)
+	}
 	p.sent++
 }
 
@@ -37,6 +43,12 @@ func (p *probes) of(at simswitch.Place) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return bytes.Clone(p.last[at])
+}
+
+func (p *probes) ofBridged(at simswitch.Place) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return bytes.Clone(p.bridged[at])
 }
 
 func (p *probes) count() int {
@@ -48,7 +60,7 @@ func (p *probes) count() int {
 // watched is a ring whose discovery frames are kept.
 func watched(t *testing.T) (*rig, *probes) {
 	r := ring(t, options{})
-	p := &probes{last: map[simswitch.Place][]byte{}}
+	p := &probes{last: map[simswitch.Place][]byte{}, bridged: map[simswitch.Place][]byte{}}
 	r.Network.Tap = p.tap
 	time.Sleep(10 * time.Second) // each port has sent
 	return r, p
@@ -96,39 +108,45 @@ func TestT01ForgedProbes(t *testing.T) {
 		truth, mods := r.links(), r.mods()
 		require.Len(t, truth, 4)
 		random, _ := seeded(t)
-		kept := p.of(simswitch.Place{DPID: 3, Port: 1})
-		require.NotNil(t, kept)
-		n := 0
-		for i := range len(kept) - 14 {
-			edited := bytes.Clone(kept)
-			if bytes.Equal(edited[14:14+i], kept[14:14+i]) && i >= 3 {
-				edited[14+i] ^= byte(1 + random.IntN(255))
+		at, forged := simswitch.Place{DPID: 3, Port: 1}, 0
+		for kind, kept := range map[byte][]byte{1: p.of(at), 2: p.ofBridged(at)} {
+			require.NotNil(t, kept)
+			n := 0
+			signed := bytes.Index(kept, []byte{0x02, 0x46, 0x4c, kind}) + 4
+			require.Greater(t, signed, 4)
+			for i := signed; i < len(kept); i++ {
+				edited := bytes.Clone(kept)
+				edited[i] ^= byte(1 + random.IntN(255))
+				if i >= len(kept)-2 {
+					continue // the end of the frame, which says nothing
+				}
+				r.Send("h1", edited)
+				n++
 			}
-			if at := bytes.Index(kept, []byte{0x02, 0x46, 0x4c, 1}); 14+i < at+4 {
-				continue // what is not signed and says nothing: names for other listeners
+			require.Greater(t, n, 50)
+			forged += n + 200
+			other := bytes.Clone(kept)
+			other[signed-1] ^= 3 // of the other kind
+			r.Send("h1", other)
+			for range 200 {
+				noise := bytes.Clone(kept)
+				for range 1 + random.IntN(8) {
+					noise[60+random.IntN(len(noise)-60)] ^= byte(1 + random.IntN(255))
+				}
+				r.Send("h1", noise)
 			}
-			r.Send("h1", edited)
-			n++
+			time.Sleep(20 * time.Second) // four probes later
+			r.Send("h1", kept)
+			time.Sleep(time.Second)
+			require.Equal(t, truth, r.links())
+			require.Empty(t, r.snapshot().Segments())
+			require.Equal(t, mods, r.mods())
 		}
-		require.Greater(t, n, 50)
-		for range 200 {
-			noise := bytes.Clone(kept)
-			for range 1 + random.IntN(8) {
-				noise[60+random.IntN(len(noise)-60)] ^= byte(1 + random.IntN(255))
-			}
-			r.Send("h1", noise)
-			n++
-		}
-		time.Sleep(20 * time.Second) // four probes later
-		r.Send("h1", kept)
-		time.Sleep(time.Second)
-		require.Equal(t, truth, r.links())
-		require.Equal(t, mods, r.mods())
 
 		other := start(t, options{}) // another cluster: a key of its own, the same switches
 		_ = other
 		require.Equal(t, truth, r.links())
-		t.Logf("%d forged probes: 0 links", n)
+		t.Logf("%d forged probes: 0 links", forged)
 	})
 }
 

@@ -46,6 +46,7 @@ type Network struct {
 	mu       sync.Mutex
 	switches map[ofproto.DPID]*Switch
 	links    map[Place]Place
+	media    map[Place]*medium
 	cut      map[Place]bool
 	hosts    map[string]*Host
 	at       map[Place][]*Host
@@ -58,7 +59,7 @@ const hopsMost = 20000
 // NewNetwork returns an empty network.
 func NewNetwork() *Network {
 	return &Network{
-		switches: map[ofproto.DPID]*Switch{}, links: map[Place]Place{}, cut: map[Place]bool{},
+		switches: map[ofproto.DPID]*Switch{}, links: map[Place]Place{}, media: map[Place]*medium{}, cut: map[Place]bool{},
 		hosts: map[string]*Host{}, at: map[Place][]*Host{},
 	}
 }
@@ -95,6 +96,35 @@ func (n *Network) Link(a, b Place) {
 	n.mu.Unlock()
 	n.switches[a.DPID].SetPort(a.Port, true)
 	n.switches[b.DPID].SetPort(b.Port, true)
+}
+
+// medium joins ports that are not the network's own: what leaves by one arrives at all
+// others, and at the hosts of all of them.
+type medium struct {
+	places []Place
+	hub    bool
+}
+
+// Share plugs ports into one bridge, which keeps back frames that are for the link
+// itself, or into one hub, which keeps back nothing. They come up. Ports that share
+// something already bring what it joins.
+func (n *Network) Share(hub bool, places ...Place) {
+	n.mu.Lock()
+	m := &medium{hub: hub}
+	for _, p := range places {
+		old := []Place{p}
+		if o := n.media[p]; o != nil {
+			old = o.places
+		}
+		m.places = append(m.places, old...)
+	}
+	for _, p := range m.places {
+		n.media[p] = m
+	}
+	n.mu.Unlock()
+	for _, p := range places {
+		n.switches[p.DPID].SetPort(p.Port, true)
+	}
 }
 
 // SetLink takes the ports at both ends of the cable at a down, or up again.
@@ -160,7 +190,23 @@ func (n *Network) Move(name string, to Place) {
 // Send sends a frame from a host and follows it, and all that it causes, to the end.
 func (n *Network) Send(host string, frame []byte) {
 	at := n.Host(host).At
-	n.follow([]arrival{{at, frame}})
+	n.mu.Lock()
+	in := n.enter(at, frame)
+	n.mu.Unlock()
+	n.follow(in)
+}
+
+// enter is where a frame of a host at a place arrives.
+func (n *Network) enter(at Place, frame []byte) []arrival {
+	m := n.media[at]
+	if m == nil {
+		return []arrival{{at, frame}}
+	}
+	var in []arrival
+	for _, p := range m.places {
+		in = append(in, arrival{p, frame})
+	}
+	return in
 }
 
 // Tags are the tags of the frames that the host sends.
@@ -271,10 +317,24 @@ func (n *Network) leave(at Place, frame []byte) []arrival {
 		return []arrival{{to, frame}}
 	}
 	var answers []arrival
-	if [5]byte(frame[:5]) == [5]byte(packet.LLDPMulticast[:5]) {
-		return nil // for the link itself: no station takes it
+	forLink := [5]byte(frame[:5]) == [5]byte(packet.LLDPMulticast[:5])
+	hosts := n.at[at]
+	if m := n.media[at]; m != nil && (m.hub || !forLink) {
+		hosts = nil
+		for _, p := range m.places {
+			hosts = append(hosts, n.at[p]...)
+			if p != at {
+				answers = append(answers, arrival{p, frame})
+			}
+		}
 	}
-	for _, h := range n.at[at] {
+	if forLink {
+		return answers // no station takes it
+	}
+	if f, err := packet.Decode(frame); err == nil && f.EtherType() == packet.EtherTypeLLDP {
+		return answers // likewise
+	}
+	for _, h := range hosts {
 		h.seen = append(h.seen, frame)
 		if !h.accepts(frame) || h.Mute {
 			continue
@@ -284,16 +344,16 @@ func (n *Network) leave(at Place, frame []byte) []arrival {
 			continue
 		}
 		if arp, ok := f.ARP(); ok && arp.Op == packet.ARPRequest && arp.TPA == h.IP && h.IP.IsValid() {
-			answers = append(answers, arrival{at, packet.AppendARPReply(nil, h.MAC, h.IP, arp.SHA, arp.SPA, h.Tags()...)})
+			answers = append(answers, n.enter(h.At, packet.AppendARPReply(nil, h.MAC, h.IP, arp.SHA, arp.SPA, h.Tags()...))...)
 		}
 		if nd, ok := f.ND(); ok && nd.Type == packet.ICMPv6NeighborSolicitation && nd.Target == h.IP {
 			to := Headers(frame).Reverse()
 			to.SrcMAC, to.Src = h.MAC, h.AddrPort(0)
-			answers = append(answers, arrival{at, packet.AppendNeighborAdvertisement(nil, to, h.IP, true)})
+			answers = append(answers, n.enter(h.At, packet.AppendNeighborAdvertisement(nil, to, h.IP, true))...)
 		}
 		if h.Answer != nil {
 			for _, a := range h.Answer(f) {
-				answers = append(answers, arrival{at, a})
+				answers = append(answers, n.enter(h.At, a)...)
 			}
 		}
 	}

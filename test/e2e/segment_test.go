@@ -1,0 +1,183 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// addBridge adds a legacy switch: a Linux bridge that learns, without spanning tree.
+func (l *lab) addBridge(name string) {
+	l.t.Helper()
+	run(l.t, "ip", "-n", l.ns.name, "link", "add", name, "type", "bridge", "stp_state", "0", "mcast_snooping", "0")
+	run(l.t, "ip", "-n", l.ns.name, "link", "set", name, "up")
+}
+
+// bridgeTo plugs a switch into a bridge.
+func (l *lab) bridgeTo(bridge, sw string) link {
+	l.t.Helper()
+	n := l.ports[sw] + 1
+	k := link{bridge, fmt.Sprintf("%s%d", sw, n)}
+	run(l.t, "ip", "-n", l.ns.name, "link", "add", k.near(), "type", "veth", "peer", "name", k.far())
+	run(l.t, "ip", "-n", l.ns.name, "link", "set", k.near(), "master", bridge, "up")
+	l.plug(sw, k.far())
+	return k
+}
+
+// addLegacyHost adds a host behind a bridge, named and numbered as all others.
+func (l *lab) addLegacyHost(bridge string) *host {
+	l.t.Helper()
+	n := len(l.hosts) + 1
+	h := &host{t: l.t, lab: l, name: fmt.Sprintf("h%d", n), addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), mac: fmt.Sprintf("02:00:00:00:00:%02x", n), at: bridge}
+	h.namespace = newNamespace(l.t, h.name)
+	run(l.t, "ip", "-n", l.ns.name, "link", "add", h.name, "type", "veth", "peer", "name", "eth0", "address", h.mac, "netns", h.namespace.name)
+	h.run(l.t, "ethtool", "-K", "eth0", "tx", "off")
+	h.addAddress(h.addr)
+	run(l.t, "ip", "-n", h.namespace.name, "link", "set", "eth0", "up")
+	run(l.t, "ip", "-n", l.ns.name, "link", "set", h.name, "master", bridge, "up")
+	l.hosts = append(l.hosts, h)
+	h.serveEcho(7)
+	return h
+}
+
+// segments are the legacy segments as the controller sees them: how many ports each has
+// of every role.
+func (c *controller) segments() (list []map[string]int) {
+	var page struct {
+		Items []struct {
+			Ports []struct {
+				Role string `json:"role"`
+			} `json:"ports"`
+		} `json:"items"`
+	}
+	if c.rest("GET", "/v1/segments", nil, &page) != 200 {
+		return nil
+	}
+	for _, s := range page.Items {
+		roles := map[string]int{}
+		for _, p := range s.Ports {
+			roles[p.Role]++
+		}
+		list = append(list, roles)
+	}
+	return list
+}
+
+// once requires that every broadcast arrives once at every other host.
+func (l *lab) once(t *testing.T) {
+	t.Helper()
+	for _, from := range l.hosts {
+		for name, counts := range l.broadcast(from, 20) {
+			if name == from.name {
+				continue
+			}
+			for n, count := range counts {
+				require.Equal(t, 1, count, "broadcast %d of %s at %s", n, from.name, name)
+			}
+		}
+	}
+}
+
+// TestT12CableAndBridgeSideBySide joins two managed switches by a cable and by a legacy
+// bridge, then plugs the bridge in once more while broadcasts are under way.
+func TestT12CableAndBridgeSideBySide(t *testing.T) {
+	l := newLab(t)
+	l.addSwitches(secure, 2, 2)
+	l.addLink("s1", "s2")
+	l.addBridge("old")
+	l.bridgeTo("old", "s1")
+	l.bridgeTo("old", "s2")
+	legacy := l.addLegacyHost("old")
+	for _, h := range l.hosts[:4] {
+		h.serveHTTP(8080)
+	}
+	c := l.control("managed")
+	c.wait("the segment is found", func() bool {
+		s := c.segments()
+		return len(s) == 1 && s[0]["designated"] == 1 && s[0]["blocked"] == 1
+	})
+	var links struct {
+		Items []struct {
+			State string `json:"state"`
+		} `json:"items"`
+	}
+	require.Equal(t, 200, c.rest("GET", "/v1/links", nil, &links))
+	require.Len(t, links.Items, 1, "no link is inferred across the bridge")
+	l.sweep()
+	l.once(t)
+	c.put("web", web(members(8080, l.hosts[:4]...)))
+	p := legacy.requests(service(80), legacy.sources(100, 1))
+	require.Len(t, p.counts(), 4, "the legacy client is balanced")
+
+	// A third cable into the bridge: a circle for as long as nobody looks.
+	stop, done := make(chan struct{}), make(chan int, 1)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				done <- n
+				return
+			case <-time.After(5 * time.Millisecond):
+				_, _ = l.hosts[0].datagram(netip.AddrPort{}, netip.MustParseAddrPort("10.0.0.250:7")) // nobody: ARP goes to all
+				n++
+			}
+		}
+	}()
+	l.bridgeTo("old", "s2")
+	c.wait("the new port is blocked", func() bool {
+		s := c.segments()
+		return len(s) == 1 && s[0]["designated"] == 1 && s[0]["blocked"] == 2
+	})
+	close(stop)
+	<-done
+	l.once(t)
+
+	// The controller restarts: the circle stays open.
+	c.stop()
+	l.once(t)
+	c.start()
+	l.once(t)
+	p = legacy.requests(service(80), legacy.sources(100, 2))
+	require.Len(t, p.counts(), 4)
+}
+
+// TestT17HubOfThree has three managed switches with nothing between them but one legacy
+// bridge that passes on all, LLDP too. One leaves, and comes back.
+func TestT17HubOfThree(t *testing.T) {
+	l := newLab(t)
+	l.addSwitches(secure, 3, 1)
+	l.addBridge("hub")
+	run(t, "ip", "-n", l.ns.name, "link", "set", "hub", "type", "bridge", "ageing_time", "0", "group_fwd_mask", "65528")
+	for _, sw := range []string{"s1", "s2", "s3"} {
+		l.bridgeTo("hub", sw)
+	}
+	l.addLegacyHost("hub")
+	c := l.control("managed")
+	c.wait("the segment is found", func() bool { s := c.segments(); return len(s) == 1 && s[0]["designated"] == 3 })
+	l.sweep()
+	l.once(t)
+	for _, a := range l.hosts {
+		for _, b := range l.hosts {
+			require.True(t, a == b || a.reaches(b.addr), "%s to %s", a.name, b.name)
+		}
+	}
+	run(t, "ip", "-n", l.ns.name, "link", "set", l.hubPort("s3"), "down")
+	c.wait("one has left", func() bool { s := c.segments(); return len(s) == 1 && s[0]["designated"] == 2 })
+	require.True(t, l.hosts[0].reaches(l.hosts[1].addr))
+	begin := time.Now()
+	run(t, "ip", "-n", l.ns.name, "link", "set", l.hubPort("s3"), "up")
+	eventually(t, 10*time.Second, "its host is reached", func() bool { return l.hosts[0].reaches(l.hosts[2].addr) })
+	t.Logf("reached %v after the cable was back", time.Since(begin).Round(time.Millisecond))
+	c.wait("it is back", func() bool { s := c.segments(); return len(s) == 1 && s[0]["designated"] == 3 })
+	c.wait("broadcasts reach it", func() bool { return l.broadcast(l.hosts[0], 1)["h3"][0] == 1 })
+	l.once(t)
+}
+
+// hubPort is the hub's end of a switch's cable, the switch having one host.
+func (l *lab) hubPort(sw string) string { return link{"hub", sw + "2"}.near() }
