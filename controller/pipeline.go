@@ -217,7 +217,7 @@ var Pipeline = &flowtable.Pipeline{
 			ID: TableMember, Name: "member", Extension: true,
 			Purpose: "Mode conntrack: sends a packet to the member of its connection, drained ones too.",
 			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Src, ofproto.FieldIPv4Dst, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst,
-				ofproto.FieldTCPDst, ofproto.FieldUDPDst, ofproto.FieldSCTPDst, ofproto.FieldNXMReg1, ofproto.FieldNXMCTState, ofproto.FieldInPort},
+				ofproto.FieldTCPDst, ofproto.FieldUDPDst, ofproto.FieldSCTPDst, ofproto.FieldNXMReg1, ofproto.FieldNXMCTState, ofproto.FieldInPort, ofproto.FieldVLANVID},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioMemberSent, App: AppBalancer, Stages: "steer, managed", Match: "listener; from the VIP to a member", Does: "the member's group"},
 				{Priority: PrioMemberHairpin, App: AppBalancer, Stages: "steer, managed", Match: "listener; to a member, from the port that it is behind", Does: "the source is translated to the VIP's, and back to this table"},

@@ -326,7 +326,7 @@ func compileTrackedMember(addr netip.Addr, vips []vipInput) flowtable.Part {
 		related := ofproto.CTRelated | ofproto.CTTracked
 		if as := in.deliver(t, in.caps.Normal); len(as) > 0 {
 			flow(controller.TableMember, controller.PrioMemberRelated, applied(as...),
-				ofproto.NXMCTState(related, related), ofproto.EthType(etherTypeOf(addr)), ipDst(addr))
+				append(network(addr, in.rec.VIP.VLAN), ofproto.NXMCTState(related, related), ipDst(addr))...)
 		}
 	}
 	return p

@@ -251,19 +251,28 @@ func TestVLAN(t *testing.T) {
 // TestVLANAccessPorts has members behind access ports of Open vSwitch, and the client
 // on a trunk.
 func TestVLANAccessPorts(t *testing.T) {
+	for _, mode := range []string{"nat", "conntrack", "dsr"} {
+		t.Run(mode, func(t *testing.T) { accessPorts(t, mode) })
+	}
+}
+
+func accessPorts(t *testing.T, mode string) {
 	l := singleLab(t, secure, 4)
 	client, servers := l.hosts[0], l.hosts[1:]
 	client.join(7)
 	servers[2].join(7) // and one member that tags
 	for _, h := range servers {
-		h.serveHTTP(8080)
+		h.serveHTTP(80)
+	}
+	if mode == "dsr" {
+		haveAddress(t, vip, servers...)
 	}
 	for _, h := range servers[:2] {
 		l.ovs.Vsctl("set", "port", h.name, "tag=7")
 	}
 	c := l.control("steer")
-	doc := document(vip, "tcp", 80, 0, 8080, servers...)
-	doc["vlan"] = 7
+	doc := document(vip, "tcp", 80, 0, 80, servers...)
+	doc["vlan"], doc["mode"] = 7, mode
 	c.apply("web", doc)
 	counts := client.requests(service(80), client.sources(300, 11)).counts()
 	t.Log(counts)
