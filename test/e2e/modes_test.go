@@ -723,3 +723,46 @@ func TestUDPSpread(t *testing.T) {
 		})
 	}
 }
+
+// TestModesReadBack asks that what is read back from switches is what was written, in every
+// mode: a restart sends nothing.
+func TestModesReadBack(t *testing.T) {
+	for _, stage := range []string{"managed", "steer"} {
+		t.Run(stage, func(t *testing.T) {
+			l := singleLab(t, secure, 4)
+			servers := l.hosts[1:]
+			c := l.control(stage)
+			for i, mode := range []string{"nat", "dsr", "conntrack"} {
+				port := uint16(8080)
+				if mode == "dsr" {
+					port = 80
+				}
+				doc := modal(mode,
+					with(offer("tcp", 80, members(port, servers...)), "connection_rate", 100),
+					offer("udp", 80, members(port, servers...), object{"persistence": "source_ip"}),
+					offer("tcp", 81, members(port+1, servers...), object{"persistence": "source_ip_protocol"}))
+				doc["allowed_cidrs"] = []string{"10.0.0.0/24", "10.9.0.0/16"}
+				doc["address"] = netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)}).String()
+				if mode == "dsr" {
+					doc["listeners"].([]object)[2]["port"] = 82
+					doc["listeners"].([]object)[2]["pool"].(object)["members"] = members(82, servers...)
+				}
+				if mode != "dsr" {
+					for _, l := range doc["listeners"].([]object) {
+						l["pool"].(object)["members"] = members(port+uint16(10*i), servers...)
+						port++
+					}
+				}
+				name := []string{"web", "direct", "tracked"}[i]
+				c.apply(name, with(doc, "source_nat", mode == "conntrack"))
+			}
+			c.restarts()
+			for _, line := range l.ovs.DumpFlows("s1") {
+				if strings.Contains(line, "ct(") {
+					return
+				}
+			}
+			t.Fatal("no connection is tracked")
+		})
+	}
+}
