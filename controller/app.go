@@ -215,6 +215,16 @@ func (c *Context) DirtyParts() map[ofproto.DPID][]string {
 	return out
 }
 
+// Sent returns what a call had sent by Send, for tests of apps.
+func (c *Context) Sent() (all []ofproto.Message) {
+	for _, p := range c.packetOuts {
+		if _, out := p.msg.(*ofproto.PacketOut); !out {
+			all = append(all, p.msg)
+		}
+	}
+	return all
+}
+
 // PacketOuts returns the packets a call sent, for tests of apps.
 func (c *Context) PacketOuts() iter.Seq2[ofproto.DPID, *ofproto.PacketOut] {
 	return func(yield func(ofproto.DPID, *ofproto.PacketOut) bool) {
