@@ -77,7 +77,9 @@ func TestCapabilitiesAreProbed(t *testing.T) {
 		"no NORMAL":                   {simswitch.Options{NoNormal: true}, func(c *caps) { c.Normal, c.NormalInBuckets = false, false }},
 		"no bundles":                  {simswitch.Options{NoBundles: true}, func(c *caps) { c.Bundles = false }},
 		"no meters":                   {simswitch.Options{NoMeters: true}, func(*caps) {}},
-		"strict":                      {simswitch.Options{NoNicira: true}, func(c *caps) { c.Nicira, c.PortMasks, c.NDAnswers, c.Hashing, c.TCPFlags = false, false, false, false, false }},
+		"strict": {simswitch.Options{NoNicira: true}, func(c *caps) {
+			c.Nicira, c.PortMasks, c.NDAnswers, c.Hashing, c.TCPFlags = false, false, false, false, false
+		}},
 		"no masks": {simswitch.Options{NoNicira: true, NoMasks: true}, func(c *caps) {
 			c.Hashing, c.TCPFlags = false, false
 			c.Nicira, c.PortMasks, c.AddressMasks, c.IPv6Masks, c.NDAnswers = false, false, false, false, false

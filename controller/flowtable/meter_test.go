@@ -24,7 +24,9 @@ func meterMods(mods []flowtable.Mod) (out map[uint32]ofproto.MeterCommand) {
 func TestMetersOfParts(t *testing.T) {
 	tb := flowtable.New(&flowtable.Pipeline{Version: 1})
 	tb.SetMeters(flowtable.MeterRange{First: 10, Last: 99}, []flowtable.Meter{{ID: 10, Rate: 5}})
-	part := func(rate uint32) flowtable.Part { return flowtable.Part{Meters: []flowtable.Meter{{ID: 20, Rate: rate}}} }
+	part := func(rate uint32) flowtable.Part {
+		return flowtable.Part{Meters: []flowtable.Meter{{ID: 20, Rate: rate}}}
+	}
 	a, b := flowtable.PartKey{App: 3, Name: "a"}, flowtable.PartKey{App: 3, Name: "b"}
 	apply := func(mods []flowtable.Mod) {
 		for i := range mods {
