@@ -291,16 +291,29 @@ func accessPorts(t *testing.T, mode string) {
 
 // TestPortRanges balances a range of ports and all of them.
 func TestPortRanges(t *testing.T) {
+	for _, mode := range []string{"nat", "conntrack", "dsr"} {
+		t.Run(mode, func(t *testing.T) { portRanges(t, mode) })
+	}
+}
+
+func portRanges(t *testing.T, mode string) {
 	l := singleLab(t, secure, 4)
 	client, servers := l.hosts[0], l.hosts[1:]
 	client.addAddresses(150, 20)
 	for _, h := range servers {
 		h.serveHTTP(8000, 8001, 8100, 8255, 8999, 9000)
-		h.serveEcho(5000, 60000)
+		if mode != "dsr" {
+			h.serveEcho(5000, 60000)
+			continue
+		}
+		haveAddress(t, vip, h)
+		h.serveEchoAt(service(5000))
+		h.serveEchoAt(service(60000))
 	}
 	c := l.control("managed")
 	l.sweep()
 	doc := document(vip, "tcp", 8001, 8999, 8001, servers...)
+	doc["mode"] = mode
 	doc["listeners"] = append(doc["listeners"].([]any), document(vip, "udp", 1, 65535, 1, servers...)["listeners"].([]any)[0])
 	c.apply("web", doc)
 	for _, port := range []uint16{8001, 8100, 8255, 8999} {
