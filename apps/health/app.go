@@ -62,7 +62,7 @@ type App struct {
 	checks    map[string]*check
 	owned     map[string][]string // ids of each owner
 	byAddress map[netip.Addr]map[*check]bool
-	cutOff    map[topology.Place]map[*check]bool // targets at ports that are down
+	cutOff    map[topology.Place]map[*check]bool // targets by why they have no place
 	replies   map[string]*part                   // entries for replies, by part name
 	taken     map[reply]bool                     // of those in replies
 	sources   map[string]*part                   // addresses that are answered for, by part name
@@ -164,6 +164,10 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.hostSeen(c, e.Host)
 	case topology.HostChanged:
 		a.hostSeen(c, e.Host)
+	case controller.SwitchUp:
+		for k := range a.cutOff[topology.Place{DPID: topology.DPID(e.DPID)}] {
+			a.retry(c, k)
+		}
 	case topology.PortChanged:
 		if !e.Gone && e.Port.Up {
 			for k := range a.cutOff[e.Place] {
@@ -225,10 +229,7 @@ func (a *App) change(c *controller.Context, e Change) {
 		k.Target, k.awaits, k.asked = t, false, time.Time{}
 		a.acquire(c, t)
 		addTo(a.byAddress, t.Address, k)
-		a.firstFree = later(a.firstFree, c.Now)
-		k.next = a.firstFree
-		a.firstFree = a.firstFree.Add(startEvery)
-		a.plan(k, k.next)
+		a.plan(k, a.turn(c.Now))
 	}
 	a.owned[e.Owner] = ids
 }
@@ -273,15 +274,23 @@ func (a *App) hostSeen(c *controller.Context, h topology.Host) {
 	}
 }
 
-// retry has a target probed at once that had no place.
+// retry has a target probed soon that had no place.
 func (a *App) retry(c *controller.Context, k *check) {
 	if k.unplaced && k.probe == 0 {
 		a.placed(k)
-		a.plan(k, c.Now)
+		a.plan(k, a.turn(c.Now))
 	}
 }
 
-// displaced notes that a target has no place: nowhere at all, or at a port that is down.
+// turn is when the first of the probes of one more target may begin.
+func (a *App) turn(now time.Time) time.Time {
+	at := later(a.firstFree, now)
+	a.firstFree = at.Add(startEvery)
+	return at
+}
+
+// displaced notes that a target has no place: nowhere at all, at a port that is down, or
+// at a switch without a session, which is port 0 of that.
 func (a *App) displaced(k *check, at topology.Place) {
 	a.placed(k)
 	k.unplaced, k.cutOff = true, at
@@ -367,6 +376,7 @@ func (a *App) begin(c *controller.Context, k *check) {
 		if c.Switch(ofproto.DPID(at.Place.DPID)) == nil {
 			// Its flows outlive the session, and so does what was known of its hosts,
 			// until the switch is given up and they with it.
+			a.displaced(k, topology.Place{DPID: at.Place.DPID})
 			a.counts.add(k.Type, OutcomeVoid)
 			a.plan(k, k.next)
 			return

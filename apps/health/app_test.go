@@ -365,13 +365,37 @@ func TestSwitchWithoutSession(t *testing.T) {
 		m.mute.Store(true)
 		s.Pass(20 * time.Second)
 		require.Equal(t, "up", s.verdict("a"))
-		s.Pass(20 * time.Second)
+		m.mute.Store(false)
+		s.Connect(2)
+		s.Pass(2 * time.Second)
+		require.Equal(t, "up", s.verdict("a"))
+		s.Disconnect(2)
+		m.mute.Store(true)
+		s.Pass(40 * time.Second)
 		require.Contains(t, s.verdict("a"), "down: is not known")
 		s.Connect(2)
 		m.mute.Store(false)
 		s.Pass(4 * time.Second)
 		s.Announce("four")
 		s.Pass(4 * time.Second)
+		require.Equal(t, "up", s.verdict("a"))
+	})
+}
+
+// Targets are probed as soon as their switch is back, however long the interval.
+func TestSwitchComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &manner{}
+		s := up(t, m, lab.Options{})
+		s.Disconnect(2)
+		s.Pass(time.Second)
+		a := s.target("a", health.Ping, "10.0.0.1")
+		a.Interval = time.Hour
+		s.probe(a)
+		s.Pass(10 * time.Second)
+		require.Equal(t, "", s.verdict("a"))
+		s.Connect(2)
+		s.Pass(time.Second)
 		require.Equal(t, "up", s.verdict("a"))
 	})
 }

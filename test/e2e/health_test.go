@@ -265,6 +265,7 @@ func TestHealthFindsFailures(t *testing.T) {
 			c.must("PUT", "/v1/vips/web", monitored("tcp", everyHalf("http"), members(8080, hostsOf(servers)...)))
 			c.allUp("web")
 			sources := client.sources(200, 1)
+			var decided []time.Duration // from the packet to the group-mods
 			for _, m := range []struct {
 				name   string
 				manner manner
@@ -313,8 +314,8 @@ func TestHealthFindsFailures(t *testing.T) {
 				require.Zero(t, others)
 				require.LessOrEqual(t, found, foundWithin+200*time.Millisecond, "with the time to ask")
 				require.Equal(t, len(l.switches()), mods, "one group-mod a switch")
-				if m.manner != hangs && m.manner != slow { // decided by a timer, not by a packet
-					require.LessOrEqual(t, worst, 50*time.Millisecond)
+				if m.manner != hangs && m.manner != slow { // those are decided by a timer, not by a packet
+					decided = append(decided, worst)
 				}
 				// A controller that starts anew has nothing to hold against it.
 				sick.become(good)
@@ -322,6 +323,9 @@ func TestHealthFindsFailures(t *testing.T) {
 				c.start()
 				c.allUp("web")
 			}
+			slices.Sort(decided)
+			require.LessOrEqual(t, decided[len(decided)/2], 10*time.Millisecond, "%v", decided)
+			require.LessOrEqual(t, decided[len(decided)-1], 100*time.Millisecond, "on a machine that others use too")
 		})
 	}
 }
@@ -756,4 +760,80 @@ func TestHealthInVLAN(t *testing.T) {
 			require.Len(t, counts, 2)
 		})
 	}
+}
+
+// TestHealthInModes probes members of a VIP in each mode, and takes one that fails out.
+func TestHealthInModes(t *testing.T) {
+	for _, mode := range []string{"nat", "conntrack", "dsr"} {
+		t.Run(mode, func(t *testing.T) {
+			l := singleLab(t, secure, 4)
+			client := l.hosts[0]
+			var servers []*fickle
+			for _, h := range l.hosts[1:] {
+				servers = append(servers, h.serveFickle(80))
+			}
+			monitor := everyHalf("http")
+			if mode == "dsr" {
+				haveVIP(t, true, l.hosts[1:]...)
+				monitor["source_address"] = "10.0.0.251"
+			}
+			c := l.control("managed")
+			doc := monitored("tcp", monitor, members(80, hostsOf(servers)...))
+			doc["mode"] = mode
+			c.must("PUT", "/v1/vips/web", doc)
+			c.allUp("web")
+			l.sweep()
+			require.Len(t, client.requests(service(80), client.sources(100, 1)).counts(), 3)
+			servers[0].become(gone)
+			c.wait("the member that failed is found", func() bool {
+				state, _ := c.health("web")
+				return len(state) == 3 && state[0] == "down"
+			})
+			c.serves("web")
+			require.NotContains(t, client.requests(service(80), client.sources(200, 2)).counts(), servers[0].name)
+			servers[0].become(good)
+			c.allUp("web")
+			require.Len(t, client.requests(service(80), client.sources(100, 3)).counts(), 3)
+		})
+	}
+}
+
+// TestHealthUnderFlood floods the controller with packets of unknown hosts, and with
+// what looks like replies of a member, from a port beside those of the members: no
+// member is taken for dead.
+func TestHealthUnderFlood(t *testing.T) {
+	l := singleLab(t, secure, 5)
+	attacker, servers := l.hosts[0], l.hosts[1:]
+	for _, h := range servers {
+		h.serveHTTP(8080)
+	}
+	c := l.control("managed")
+	monitor := everyHalf("http")
+	c.must("PUT", "/v1/vips/web", monitored("tcp", monitor, members(8080, servers...)))
+	c.allUp("web")
+	before := c.probed()
+	macs := uint32(0)
+	strangers := attacker.frameTo(0x0800, make([]byte, 46)...)
+	forged := packet.AppendTCPFrame(nil, packet.Flow{
+		SrcMAC: packet.MAC{2, 0, 0, 0, 0, 1}, DstMAC: packet.MAC{2, 0x46, 0x4c, 0, 0, 1},
+		Src: netip.AddrPortFrom(servers[0].addr, 8080), Dst: netip.AddrPortFrom(vip, 0xf123),
+	}, packet.TCP{Flags: packet.TCPRst | packet.TCPAck}, nil)
+	for _, kind := range []struct {
+		name      string
+		perSecond int
+		frame     []byte
+		next      func([]byte)
+	}{
+		{"packets of unknown hosts", 20_000, strangers, func(f []byte) { macs++; binary.BigEndian.PutUint32(f[8:], macs) }},
+		{"forged replies", 8_000, forged, nil}, // more than the meter lets through would be at the cost of real ones
+	} {
+		sent := attacker.flood(kind.frame, kind.perSecond, 4*time.Second, kind.next)
+		state, why := c.health("web")
+		t.Logf("%d %s: %v", sent, kind.name, state)
+		for i := range state {
+			require.Equal(t, "up", state[i], "%s: %s", servers[i].name, why[i])
+		}
+	}
+	after := c.probed()
+	t.Logf("probes: %d succeeded, %d failed, %d timed out", after["success"]-before["success"], after["failure"]-before["failure"], after["timeout"]-before["timeout"])
 }
