@@ -251,37 +251,39 @@ type bookMember struct {
 	share float64 // of the slots
 }
 
-// books gathers, on the core loop, what a reading needs.
-func (a *App) books(c *controller.Context) *books {
-	b := &books{members: map[ofproto.GroupID]bool{}, listeners: map[ofproto.GroupID]*bookListener{}, byAddress: map[netip.Addr][]*bookListener{}}
-	types := map[uint16]struct{}{}
-	var floored []*vip
+// bookVIP is a VIP as the core knows it. Owners are those of its slots, of each
+// listener: they are not changed, only replaced.
+type bookVIP struct {
+	rec    *Record
+	owners [][]uint16
+	floors int // switches that have refused something of it
+}
+
+// vipsNow returns all VIPs. It is to be called on the core loop, and takes it as short
+// as it can.
+func (a *App) vipsNow() []bookVIP {
+	all := make([]bookVIP, 0, len(a.vips))
 	for _, v := range a.vips {
-		if v.rec == nil {
-			continue
-		}
-		if len(v.floors) > 0 {
-			floored = append(floored, v)
-		}
-		types[etherTypeOf(v.rec.VIP.Address)] = struct{}{}
-		for i, l := range v.rec.Listeners {
-			bl := &bookListener{group: l.Group, mode: v.rec.VIP.Mode, proto: l.Key.Protocol.number(), ports: v.rec.VIP.Listeners[i].ports()}
-			slots := map[uint16]int{}
-			for _, id := range v.owners[i] {
-				slots[id]++
-			}
-			for _, m := range l.Members {
-				bm := bookMember{MemberRecord: m, share: float64(slots[m.Index]) / float64(max(len(v.owners[i]), 1))}
-				if at := a.members[m.Key.Addr()]; at != nil {
-					bm.mac = at.mac
-				}
-				bl.members = append(bl.members, bm)
-				b.members[m.Group] = true
-			}
-			b.listeners[l.Group] = bl
-			b.byAddress[v.rec.VIP.Address] = append(b.byAddress[v.rec.VIP.Address], bl)
+		if v.rec != nil {
+			all = append(all, bookVIP{v.rec, slices.Clone(v.owners), len(v.floors)})
 		}
 	}
+	return all
+}
+
+// toRead returns, on the core loop, all VIPs, how the counters of each switch are to be
+// read, and the MACs of members, which only matter where VIPs have no groups.
+func (a *App) toRead(c *controller.Context) (vips []bookVIP, switches []counted, macs map[netip.Addr]ofproto.MAC) {
+	vips = a.vipsNow()
+	types := map[uint16]struct{}{}
+	var floored []*vip
+	for _, v := range vips {
+		types[etherTypeOf(v.rec.VIP.Address)] = struct{}{}
+		if v.floors > 0 {
+			floored = append(floored, a.vips[v.rec.VIP.Name])
+		}
+	}
+	plain := true
 	for sw := range c.Switches() {
 		if !serves(sw) {
 			continue
@@ -299,7 +301,40 @@ func (a *App) books(c *controller.Context) *books {
 				a.withoutMemberGroups(c, sw, v, &k)
 			}
 		}
-		b.switches = append(b.switches, k)
+		plain = plain && !k.flows
+		switches = append(switches, k)
+	}
+	if plain {
+		return vips, switches, nil
+	}
+	macs = make(map[netip.Addr]ofproto.MAC, len(a.members))
+	for addr, at := range a.members {
+		macs[addr] = at.mac
+	}
+	return vips, switches, macs
+}
+
+// newBooks makes the index by which counters are attributed.
+func newBooks(vips []bookVIP, switches []counted, macs map[netip.Addr]ofproto.MAC) *books {
+	b := &books{
+		switches: switches, members: make(map[ofproto.GroupID]bool, 4*len(vips)),
+		listeners: make(map[ofproto.GroupID]*bookListener, len(vips)), byAddress: make(map[netip.Addr][]*bookListener, len(vips)),
+	}
+	for _, v := range vips {
+		for i, l := range v.rec.Listeners {
+			bl := &bookListener{group: l.Group, mode: v.rec.VIP.Mode, proto: l.Key.Protocol.number(), ports: v.rec.VIP.Listeners[i].ports()}
+			slots := map[uint16]int{}
+			for _, id := range v.owners[i] {
+				slots[id]++
+			}
+			for _, m := range l.Members {
+				share := float64(slots[m.Index]) / float64(max(len(v.owners[i]), 1))
+				bl.members = append(bl.members, bookMember{MemberRecord: m, mac: macs[m.Key.Addr()], share: share})
+				b.members[m.Group] = true
+			}
+			b.listeners[l.Group] = bl
+			b.byAddress[v.rec.VIP.Address] = append(b.byAddress[v.rec.VIP.Address], bl)
+		}
 	}
 	return b
 }
@@ -333,10 +368,16 @@ type found struct {
 
 // readAll reads all switches and adds what they have counted since.
 func (s *Service) readAll(ctx context.Context) error {
-	var b *books
-	if err := s.core.Do(ctx, func(c *controller.Context) { b = s.app.books(c) }); err != nil {
+	var vips []bookVIP
+	var switches []counted
+	var macs map[netip.Addr]ofproto.MAC
+	err := s.core.Do(ctx, func(c *controller.Context) {
+		vips, switches, macs = s.app.toRead(c)
+	})
+	if err != nil {
 		return err
 	}
+	b := newBooks(vips, switches, macs)
 	results := make([]map[rawKey]found, len(b.switches))
 	errs := make([]error, len(b.switches))
 	g := errgroup.Group{}
@@ -601,25 +642,14 @@ func (s *Service) AllStats(ctx context.Context, age time.Duration) ([]Stats, err
 	if err := s.fresh(ctx, cmp.Or(age, StatsAge)); err != nil {
 		return nil, fmt.Errorf("balancer: read counters: %w", err)
 	}
-	type one struct {
-		rec    Record
-		owners [][]uint16
-	}
-	var vips []one
-	err := s.core.Do(ctx, func(*controller.Context) {
-		for _, v := range s.app.vips {
-			if v.rec != nil {
-				vips = append(vips, one{*v.rec, slices.Clone(v.owners)})
-			}
-		}
-	})
-	if err != nil {
+	var vips []bookVIP
+	if err := s.core.Do(ctx, func(*controller.Context) { vips = s.app.vipsNow() }); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(vips, func(a, b one) int { return cmp.Compare(a.rec.VIP.Name, b.rec.VIP.Name) })
+	slices.SortFunc(vips, func(a, b bookVIP) int { return cmp.Compare(a.rec.VIP.Name, b.rec.VIP.Name) })
 	all := make([]Stats, len(vips))
 	for i, v := range vips {
-		all[i] = s.traffic.stats(v.rec, v.owners)
+		all[i] = s.traffic.stats(*v.rec, v.owners)
 	}
 	return all, nil
 }
