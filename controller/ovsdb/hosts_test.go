@@ -32,6 +32,12 @@ func (m *memory) Adoptions(context.Context) ([]Adoption, error) {
 	return slices.Collect(maps.Values(m.list)), nil
 }
 
+func (m *memory) size() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.list)
+}
+
 func (m *memory) SaveAdoption(ctx context.Context, a Adoption) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -195,7 +201,7 @@ func (l *lab) launch(cluster string) {
 	go func() { _ = h.Run(ctx); close(done) }()
 	l.stop = sync.OnceFunc(func() { cancel(); <-done })
 	l.t.Cleanup(l.stop)
-	eventually(l.t, time.Second, "it runs", func() bool {
+	eventually(l.t, 10*time.Second, "it runs", func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return h.life != nil
@@ -480,7 +486,6 @@ func TestCrash(t *testing.T) {
 				case <-crashed:
 				default:
 					close(crashed)
-					go l.stop()
 				}
 				<-make(chan struct{}) // a process that is killed returns nothing
 				return nil
@@ -492,7 +497,7 @@ func TestCrash(t *testing.T) {
 			l.start("cluster")
 			eventually(t, 10*time.Second, "it is "+want, func() bool {
 				v := l.view("br0")
-				return v.State == want && (want == "adopted" && len(v.Drift) == 0 && len(l.store.list) == 1 || want == "available" && len(l.store.list) == 0)
+				return v.State == want && (want == "adopted" && len(v.Drift) == 0 && l.store.size() == 1 || want == "available" && l.store.size() == 0)
 			})
 			if want == "available" {
 				require.Equal(t, before, l.written())
@@ -514,7 +519,7 @@ func TestCrash(t *testing.T) {
 			l.store.list[key] = a
 		}
 		l.start("cluster")
-		eventually(t, 10*time.Second, "it is released", func() bool { return l.view("br0").State == "available" && len(l.store.list) == 0 })
+		eventually(t, 10*time.Second, "it is released", func() bool { return l.view("br0").State == "available" && l.store.size() == 0 })
 		require.Equal(t, before, l.written())
 	})
 }

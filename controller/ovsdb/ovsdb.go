@@ -10,7 +10,7 @@
 // The notation, the schema and the mapping of rows to Go values are libovsdb's; this
 // package is the only one that imports it. Its client is not used: it reads messages
 // of any size, and what a hostile server sends can make it panic on goroutines of its
-// own (docs/decisions/0009-ovsdb.md).
+// own (docs/decisions/0010-ovsdb.md).
 package ovsdb
 
 import (
