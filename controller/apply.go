@@ -39,6 +39,10 @@ const (
 	quietLeast = 5 * time.Millisecond
 	quietMost  = 100 * time.Millisecond
 	hotMost    = time.Second
+	// hostsEvery is the time between two plans with hosts that are new or gone. They are
+	// in no hurry, and every plan has Open vSwitch look at all flows of its datapath
+	// again: with a plan for each host that a flood invents it lost packets of others.
+	hostsEvery = 200 * time.Millisecond
 )
 
 // retry remembers when a part that failed is tried again.
@@ -114,6 +118,7 @@ const classes = int(flowtable.ClassHost) + 1
 type hotSource struct {
 	Source
 	since time.Time // of the first
+	until time.Time // zero: see coolAt
 }
 
 // worker is the state of a session's reconciling goroutine.
@@ -129,6 +134,7 @@ type worker struct {
 	window       int           // how many messages the next plan holds
 	last         *flight       // that landed
 	lastTook     time.Duration
+	hostsAt      time.Time // not before, new hosts
 	folded       folded
 	installed    *flowtable.Installed       // a read-back that is not in the table yet
 	roomAt       time.Time                  // when parts that wait for room are next tried
@@ -270,6 +276,7 @@ func (w *worker) refill(now time.Time) (complete bool) {
 		w.sources = map[flowtable.PartKey]Source{}
 	}
 	w.mu.Unlock()
+	hostsDue := !w.hostsAt.After(now)
 	for key, src := range sources {
 		if h, hot := w.hot[key]; hot {
 			h.Source = src
@@ -287,12 +294,22 @@ func (w *worker) refill(now time.Time) (complete bool) {
 			delete(w.waiting, key)
 			continue
 		}
+		if known := w.compiled[key].seq > 0; w.ready && key.App == AppForwarding && src.Class == flowtable.ClassHost && (!known || src.Build == nil) {
+			if !hostsDue {
+				w.hot[key] = hotSource{Source: src, since: src.at, until: w.hostsAt}
+				continue
+			}
+			w.hostsAt = now.Add(hostsEvery)
+		}
 		w.enlist(key, src)
 	}
 	for key, h := range w.hot {
 		if !w.coolAt(h).After(now) {
 			delete(w.hot, key)
 			w.enlist(key, h.Source)
+			if !h.until.IsZero() {
+				w.hostsAt = now.Add(hostsEvery)
+			}
 		}
 	}
 	return complete
@@ -307,6 +324,9 @@ func (w *worker) enlist(key flowtable.PartKey, src Source) {
 // coolAt is when a hot part is compiled: when it was left alone for as long as the
 // switch took last, and soon in any case.
 func (w *worker) coolAt(h hotSource) time.Time {
+	if !h.until.IsZero() {
+		return h.until
+	}
 	quiet := min(max(w.lastTook, quietLeast), quietMost)
 	return earlier(h.at.Add(quiet), h.since.Add(hotMost))
 }

@@ -49,6 +49,10 @@ const (
 // the ports of one switch bring.
 const probesRate = 4000
 
+// unknownRate is the most of meterUnknown: one packet of a host is enough, and a port
+// may not bring nearly as many new hosts.
+const unknownRate = 500
+
 // meterKind returns the kind of a flow that goes to the controller.
 func meterKind(app flowtable.AppID, priority uint16) uint32 {
 	switch {
@@ -86,6 +90,8 @@ func (s *session) meters() (ids flowtable.MeterRange, list []flowtable.Meter, ok
 			r = probesRate
 		case meterReplies:
 			r = repliesRate
+		case meterUnknown:
+			r = min(r, unknownRate)
 		}
 		list = append(list, flowtable.Meter{ID: ids.First + kind, Rate: r, Burst: max(r/2, 1)})
 	}

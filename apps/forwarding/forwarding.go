@@ -101,7 +101,7 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	if strings.HasPrefix(part, partHost) {
 		h, ok := a.hosts[part]
 		if !ok || sw.Stage != controller.StageManaged {
-			return controller.Source{}
+			return controller.Source{Class: flowtable.ClassHost}
 		}
 		snap := c.Graph.Snapshot()
 		dpid := topology.DPID(sw.DPID)
