@@ -14,15 +14,18 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -359,6 +362,75 @@ func TestX03FirstKeyIsBound(t *testing.T) {
 	require.Equal(t, "CN=switch b", bound.Subject)
 }
 
+// TestX06InANamespace is the same where no address but that of a namespace is to be had.
+func TestX06InANamespace(t *testing.T) {
+	if os.Getenv(namespaceVariable) == "" {
+		inNamespace(t)
+		return
+	}
+	TestX06PlainTCPFromElsewhereIsRefused(t)
+}
+
+// TestX02SHA1 shows a certificate that is signed by way of SHA-1.
+func TestX02SHA1(t *testing.T) {
+	s := newSouthbound(t)
+	s.cfg.TLSMin = "1.2"
+	s.start()
+	dir := t.TempDir()
+	key, err := x509.MarshalPKCS8PrivateKey(s.ca.key)
+	require.NoError(t, err)
+	writePEM(t, filepath.Join(dir, "ca.key"), "PRIVATE KEY", key)
+	for _, args := range [][]string{
+		{"req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=by SHA-1", "-keyout", "key", "-out", "csr"},
+		{"x509", "-req", "-in", "csr", "-CA", s.cfg.TLSCA, "-CAkey", "ca.key", "-set_serial", "7", "-days", "1", "-sha1", "-out", "cert"},
+	} {
+		cmd := exec.Command("openssl", args...)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert"), filepath.Join(dir, "key"))
+	require.NoError(t, err)
+	require.Equal(t, x509.ECDSAWithSHA1, cert.Leaf.SignatureAlgorithm)
+	conf := s.client()
+	conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	s.refused(1, conf, "by SHA-1", "insecure algorithm")
+}
+
+// TestX02Renegotiation asks for another handshake within TLS 1.2, as openssl does.
+func TestX02Renegotiation(t *testing.T) {
+	s := newSouthbound(t)
+	s.cfg.TLSMin = "1.2"
+	s.start()
+	cert := s.ca.issue("switch", ecKey(t), nil)
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	writePEM(t, filepath.Join(dir, "key"), "PRIVATE KEY", key)
+	writePEM(t, filepath.Join(dir, "cert"), "CERTIFICATE", cert.Certificate[0])
+	cmd := exec.Command("openssl", "s_client", "-connect", s.addr, "-tls1_2", "-cert", filepath.Join(dir, "cert"), "-key", filepath.Join(dir, "key"), "-CAfile", s.cfg.TLSCA)
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	var out syncBuffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "Verify return code") }, 10*time.Second, 10*time.Millisecond)
+	_, err = in.Write([]byte("R\n"))
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err := <-done:
+		require.Error(t, err, "%s", &out)
+	case <-time.After(20 * time.Second):
+		_ = cmd.Process.Kill()
+		t.Fatalf("the connection stays: %s", &out)
+	}
+	require.Contains(t, out.String(), "RENEGOTIATING")
+	require.Regexp(t, "no renegotiation|unexpected message", out.String())
+	require.Eventually(t, func() bool { return s.core.Counters().Open == 0 }, 10*time.Second, time.Millisecond)
+}
+
 // A datapath id that came with a certificate is not to be had without.
 func TestX04NoFallBackToPlainTCP(t *testing.T) {
 	s := newSouthbound(t)
@@ -424,7 +496,10 @@ func TestX04TamperedStreamEnds(t *testing.T) {
 }
 
 func TestX06PlainTCPFromElsewhereIsRefused(t *testing.T) {
-	address := elsewhere(t)
+	address, ok := elsewhere(t)
+	if !ok {
+		return
+	}
 	for _, allowed := range []bool{false, true} {
 		s := &southbound{t: t, cfg: Config{OpenFlowInsecure: allowed}}
 		var err error
@@ -442,18 +517,50 @@ func TestX06PlainTCPFromElsewhereIsRefused(t *testing.T) {
 	}
 }
 
-// elsewhere returns an address of this machine that is not loopback.
-func elsewhere(t *testing.T) string {
+// namespaceVariable says that the test runs in a network of its own.
+const namespaceVariable = "FAIRLEAD_TEST_NAMESPACE"
+
+// elsewhere returns an address that is not loopback, of this machine or, where it has
+// none, of a network namespace that the test is run again in: then ok is false.
+func elsewhere(t *testing.T) (address string, ok bool) {
 	t.Helper()
+	if os.Getenv(namespaceVariable) != "" {
+		for _, args := range [][]string{{"link", "set", "lo", "up"}, {"addr", "add", "192.0.2.1/32", "dev", "lo"}} {
+			out, err := exec.Command("ip", args...).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+		}
+		return "192.0.2.1", true
+	}
 	all, err := net.InterfaceAddrs()
 	require.NoError(t, err)
 	for _, a := range all {
 		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
-			return n.IP.String()
+			return n.IP.String(), true
 		}
 	}
-	t.Skip("this machine has no address but loopback")
-	return ""
+	inNamespace(t)
+	return "", false
+}
+
+// inNamespace runs the test again in a network namespace of its own; who is not root
+// is it there, where the machine lets users have namespaces.
+func inNamespace(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.v", "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), namespaceVariable+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+		}
+	}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("this machine lets nobody but root have a network namespace")
+	}
+	require.NoError(t, err, "%s", out)
 }
 
 func TestCertificatesAreReadAgain(t *testing.T) {

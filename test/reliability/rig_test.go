@@ -85,6 +85,7 @@ type options struct {
 	tcp   bool             // listen on loopback
 	apps  []controller.App // besides the usual ones
 	only  bool             // the usual ones are left out
+	key   []byte           // authenticates probes; nil: the usual one
 }
 
 // rig is a running controller with its apps, and a network of software switches.
@@ -135,8 +136,11 @@ func start(t *testing.T, o options) *rig {
 	r.app = balancer.NewApp(records, r.intents.SaveOwners)
 	apps := o.apps
 	if !o.only {
+		if o.key == nil {
+			o.key = key
+		}
 		random := rand.NewChaCha8([32]byte(key))
-		apps = append([]controller.App{discovery.New(key, random, o.keep.memory.SaveTopology), forwarding.New(r.graph), r.app}, apps...)
+		apps = append([]controller.App{discovery.New(o.key, random, o.keep.memory.SaveTopology), forwarding.New(r.graph), r.app}, apps...)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.ctx = ctx

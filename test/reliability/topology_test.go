@@ -2,6 +2,8 @@ package reliability
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"sync"
@@ -343,5 +345,30 @@ func TestT18Miswired(t *testing.T) {
 			}
 		}
 		require.Equal(t, 2, looped, "both are shown as what they are")
+	})
+}
+
+// TestX09OldKeyIsRefused starts the controller with another key: links stay, probes of the
+// old key are not believed any more, and a probe's tag has the 256 bits of HMAC-SHA-256.
+func TestX09OldKeyIsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := watched(t)
+		truth, mods := r.links(), r.mods()
+		old := p.of(simswitch.Place{DPID: 3, Port: 1})
+		r = r.restart(options{key: []byte("fedcba9876543210fedcba9876543210")})
+		r.ready(1, 2, 3, 4)
+		for range 8 {
+			r.Send("h1", old)
+			time.Sleep(5 * time.Second) // longer in all than links are believed unheard
+			require.Equal(t, truth, r.links())
+		}
+		require.Equal(t, mods, r.mods())
+		at := bytes.Index(old, []byte{0x02, 0x46, 0x4c, 1})
+		require.NotEqual(t, -1, at)
+		signed := old[at+4:]
+		tag := hmac.New(sha256.New, key)
+		tag.Write([]byte("fairlead lldp v1"))
+		tag.Write(signed[:28])
+		require.Equal(t, tag.Sum(nil), signed[28:60])
 	})
 }
