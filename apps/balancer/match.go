@@ -35,8 +35,8 @@ func (in vipInput) portMatches(base []ofproto.Field, l ListenerRecord, port uint
 	if ports.all() {
 		// Fragments have no ports in Open vSwitch, the first one neither, and would be spread
 		// by other bits than whole packets. Where the addresses alone count they go the same
-		// way.
-		if in.caps.Nicira && in.document(l).Pool.Persistence == PersistenceNone {
+		// way; connection tracking puts them together.
+		if in.caps.Nicira && in.document(l).Pool.Persistence == PersistenceNone && in.rec.VIP.Mode != ModeConntrack {
 			base = append(base, ofproto.IPFrag(0, ofproto.FragAny))
 		}
 		return [][]ofproto.Field{base}

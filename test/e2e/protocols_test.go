@@ -475,9 +475,15 @@ func TestFragmentsOfDatagrams(t *testing.T) {
 	})
 }
 
-// TestFragmentsByAddress sends long datagrams to a VIP that balances all ports by the
-// address of the client: fragments go the way of all its packets, and come back.
-func TestFragmentsByAddress(t *testing.T) {
+// TestFragmentsOfAllPorts sends long datagrams to a VIP that balances all ports by the
+// address of the client: fragments go the way of all its packets, and come back. So they
+// do where the switch tracks connections.
+func TestFragmentsOfAllPorts(t *testing.T) {
+	t.Run("source_ip", func(t *testing.T) { allFragments(t, "nat", "source_ip") })
+	t.Run("conntrack", func(t *testing.T) { allFragments(t, "conntrack", "none") })
+}
+
+func allFragments(t *testing.T, mode, persistence string) {
 	l := singleLab(t, secure, 4)
 	client, servers := l.hosts[0], l.hosts[1:]
 	client.addAddresses(150, 40)
@@ -487,7 +493,8 @@ func TestFragmentsByAddress(t *testing.T) {
 	c := l.control("managed")
 	l.sweep()
 	doc := document(vip, "udp", 1, 65535, 1, servers...)
-	doc["listeners"].([]any)[0].(map[string]any)["pool"].(map[string]any)["persistence"] = "source_ip"
+	doc["listeners"].([]any)[0].(map[string]any)["pool"].(map[string]any)["persistence"] = persistence
+	doc["mode"] = mode
 	c.apply("dns", doc)
 	counts := map[string]int{}
 	for _, a := range client.more {
@@ -507,7 +514,7 @@ func TestFragmentsByAddress(t *testing.T) {
 		require.NoError(t, conn.Close())
 	}
 	t.Logf("40 clients with datagrams in two fragments: %v", counts)
-	require.Len(t, counts, 3)
+	require.Greater(t, len(counts), 1)
 }
 
 // TestModesFamiliesVLANs serves TCP and UDP in every mode over both families, tagged and
