@@ -474,6 +474,7 @@ func TestSaveOwners(t *testing.T) {
 // Many random writes, right and wrong: each is accepted exactly if no
 // other document is in its way, and the indexes always say what the records say.
 func TestRandomWrites(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	ctx := context.Background()
 	rng := rand.New(rand.NewPCG(4, 4))

@@ -90,6 +90,7 @@ var rungs = map[string]struct {
 // A VIP works on every kind of switch, on the best rung that the switch has, or is
 // refused with the reason and nothing is installed that looks as if it worked.
 func TestS15FeatureProbingAndFallback(t *testing.T) {
+	t.Parallel()
 	for name, k := range rungs {
 		for _, stage := range []controller.Stage{controller.StageManaged, controller.StageSteer} {
 			t.Run(name+"/"+stage.String(), func(t *testing.T) {
@@ -181,6 +182,7 @@ func TestFoldedPipelineForwards(t *testing.T) {
 // S-05: what a switch turns out not to have room for is tried the next best way, and
 // said to be missing when there is none. Nothing is said to serve that does not.
 func TestS05OutOfGroups(t *testing.T) {
+	t.Parallel()
 	const vips = 150
 	for name, k := range map[string]struct {
 		o       simswitch.Options
@@ -279,6 +281,7 @@ func (s *site) served(vips int, why string) map[int]bool {
 
 // S-04: more is desired than the table holds.
 func TestS04TableFull(t *testing.T) {
+	t.Parallel()
 	for _, o := range []simswitch.Options{{MaxFlows: 480}, {MaxFlows: 480, NoBundles: true}, {MaxFlows: 900, Tables: 1}} {
 		t.Run(fmt.Sprintf("bundles=%v, tables=%d", !o.NoBundles, o.Tables), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -326,6 +329,7 @@ func TestS04TableFull(t *testing.T) {
 
 // S-01: what comes between barriers is carried out in any order.
 func TestS01ReorderingBetweenBarriers(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(2) {
 		synctest.Test(t, func(t *testing.T) {
 			refusals := 0
@@ -362,6 +366,7 @@ func TestS01ReorderingBetweenBarriers(t *testing.T) {
 
 // S-11: one that is refused in a bundle of many is named, and alone.
 func TestS11OneBadInABundle(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		bad := numbered(77)
 		o := simswitch.Options{Refuse: func(m ofproto.Message) *ofproto.Error {

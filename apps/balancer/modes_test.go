@@ -50,6 +50,7 @@ func clients(six bool) map[string][]netip.Addr {
 // A client has one member on all listeners of a VIP, whatever the switch, and clients are
 // spread however alike their addresses are.
 func TestPersistenceOnEveryKindOfSwitch(t *testing.T) {
+	t.Parallel()
 	for kind, o := range modeSwitches {
 		for _, six := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s IPv6=%v", kind, six), func(t *testing.T) {
@@ -213,6 +214,7 @@ func (s *site) takesAny(from string, frame []byte, by string) (bool, []byte) {
 
 // Clients that are not allowed get nothing by any method, and ARP is answered still.
 func TestAllowedCIDRsOnEveryKindOfSwitch(t *testing.T) {
+	t.Parallel()
 	for kind, o := range modeSwitches {
 		for _, protocol := range []balancer.Protocol{balancer.TCP, balancer.UDP} {
 			for _, persistence := range []balancer.Persistence{balancer.PersistenceNone, balancer.PersistenceSourceIP} {

@@ -42,6 +42,7 @@ func persistent(v VIP, p Persistence) VIP {
 
 // Listeners of pools that have come to be alike by different ways have the same slots.
 func TestListenersOfOneClientHaveTheSameSlots(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 40 {
 		b := newBench(t)

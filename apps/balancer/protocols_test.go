@@ -105,6 +105,7 @@ func (s *site) talks(from string, rec balancer.Record, sport, port uint16) strin
 
 // Each family, protocol and VLAN works on each kind of switch that offers it.
 func TestEveryProtocolOnEveryKindOfSwitch(t *testing.T) {
+	t.Parallel()
 	kinds := map[string]simswitch.Options{
 		"Open vSwitch": {}, "no chaining": {NoChaining: true}, "no select": {NoSelect: true},
 		"not Open vSwitch": {NoNicira: true}, "one table": {Tables: 1}, "one table, not Open vSwitch": {Tables: 1, NoNicira: true},

@@ -358,6 +358,7 @@ func TestOwnersThroughChanges(t *testing.T) {
 
 // A thousand changes in a row: members come, go, fail, recover and change weight.
 func TestLongSequences(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ members, weight int }{{4, 1}, {10, 1}, {40, 1}, {12, 10}, {300, 256}} {
 		t.Run(fmt.Sprintf("%d members of weight %d", c.members, c.weight), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(c.members), uint64(c.weight)))

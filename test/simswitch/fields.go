@@ -312,11 +312,19 @@ func copyBits(dst []byte, dstAt int, src []byte, srcAt, n int) {
 	}
 }
 
-// matches says whether the packet has all fields of a match (§5.3).
-func (p *inFlight) matches(m ofproto.Match) bool {
+// matches says whether the packet has all fields of a match (§5.3). seen keeps the
+// fields read, nil for those that it does not have, from one match to the next; the
+// packet is the same for all.
+func (p *inFlight) matches(m ofproto.Match, seen map[ofproto.FieldType][]byte) bool {
 	for f := range m.Fields() {
-		v, ok := p.get(f.Type)
-		if !ok || len(v) != len(f.Value) {
+		v, ok := seen[f.Type]
+		if !ok {
+			if v, ok = p.get(f.Type); !ok {
+				v = nil
+			}
+			seen[f.Type] = v
+		}
+		if v == nil || len(v) != len(f.Value) {
 			return false
 		}
 		for i := range v {

@@ -39,8 +39,9 @@ func (t *flowTable) insert(f *Flow) {
 // lookup returns the entry of the highest priority that matches, nil for none.
 func (t *flowTable) lookup(p *inFlight) *Flow {
 	t.lookups++
+	seen := map[ofproto.FieldType][]byte{}
 	for _, f := range t.entries {
-		if p.matches(f.Match) {
+		if p.matches(f.Match, seen) {
 			return f
 		}
 	}
