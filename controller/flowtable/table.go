@@ -686,13 +686,21 @@ func (t *Table) next() (key PartKey, ok bool) {
 }
 
 // Stale returns how many of the flows and groups of ours that the switch holds are
-// not desired, and how many it holds.
+// not desired, and how many it holds. A flow of another version of the pipeline does not
+// count where one of this version is to take its place.
 func (t *Table) Stale() (stale, has int) {
+	old, missing := 0, 0
 	for _, f := range t.flows {
-		if f.held && f.part == nil {
+		switch {
+		case f.held && f.part == nil && uint8(f.has>>44&0xf) != t.pipeline.Version&0xf:
+			old++
+		case f.held && f.part == nil:
 			stale++
+		case !f.held && f.part != nil:
+			missing++
 		}
 	}
+	stale += max(old-missing, 0)
 	for _, g := range t.groups {
 		if g.held && g.part == nil {
 			stale++
