@@ -5,7 +5,9 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -13,6 +15,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -407,4 +410,57 @@ func entries(flows []string) (list []string) {
 		list = append(list, strings.TrimSpace(f[strings.Index(f, "priority="):]))
 	}
 	return list
+}
+
+// TestP14OpenFlowUnaffected has the controller look at a hostile OVSDB server while it
+// has a switch: the switch notices nothing, and the process stays small.
+func TestP14OpenFlowUnaffected(t *testing.T) {
+	l := bareLab(t, 2)
+	l.sweep()
+	c := l.serving("observe")
+	c.succeeds("ovs", "adopt", l.db(), "s1", "--stage", "steer")
+	memory := func() (kib int) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
+		require.NoError(t, err)
+		for line := range strings.Lines(string(status)) {
+			if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil {
+				return kib
+			}
+		}
+		t.Fatal("no VmHWM")
+		return 0
+	}
+	base := memory()
+	hostile, err := net.Listen("unix", l.ovs.Dir+"/hostile")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = hostile.Close() })
+	attacks := atomic.Int32{}
+	go func() {
+		for {
+			conn, err := hostile.Accept()
+			if err != nil {
+				return
+			}
+			attacks.Add(1)
+			go func() {
+				defer conn.Close()
+				_, _ = io.WriteString(conn, `{"id":0,"error":null,"result":{"name":"`)
+				chunk := []byte(strings.Repeat("a", 1<<20))
+				for range 500 {
+					if _, err := conn.Write(chunk); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	_, r := l.under(func() {
+		_, errs, code := c.cli("ovs", "list", "unix:"+l.ovs.Dir+"/hostile")
+		require.Equal(t, 1, code)
+		require.Contains(t, errs, "more than")
+	})
+	t.Logf("%d attacks; at most %d MiB, %d MiB before; %v", attacks.Load(), memory()>>10, base>>10, r)
+	require.Greater(t, attacks.Load(), int32(3))
+	require.Zero(t, r.lost())
+	require.LessOrEqual(t, memory(), 128<<10)
 }
