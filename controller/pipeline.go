@@ -92,6 +92,7 @@ const (
 	PrioVIPLimit   uint16 = 310 // vip: new connections of a listener that bounds them
 	PrioVIPForward uint16 = 300 // vip: listeners
 	PrioVIPRelated uint16 = 210 // vip: ICMP errors about connections
+	PrioVIPTracked uint16 = 205 // vip: replies of members in mode conntrack
 	PrioVIPReverse uint16 = 200 // vip: replies of members
 	PrioVIPEcho    uint16 = 160 // vip: echo requests to a VIP
 	PrioVIPICMP    uint16 = 150 // vip: other ICMP to a VIP
@@ -174,7 +175,8 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member; persistence: on to slot by a hash of the source; conntrack: looked up, on to tracked. Without a member: drop"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "neighbour advertisement that ingress made of a solicitation for a VIP", Does: "gets the VIP's MAC; sent back"},
 				{Priority: PrioVIPRelated, App: AppBalancer, Stages: "steer, managed", Match: "conntrack: ICMP error to the VIP's address or from a member", Does: "looked up and translated as the connection it is about; on to tracked, or to destination"},
-				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "nat: source rewritten to the VIP's; conntrack: translated back if the connection is known here; on to destination"},
+				{Priority: PrioVIPTracked, App: AppBalancer, Stages: "steer, managed", Match: "conntrack: source is a member's address, protocol and port", Does: "looked up and translated back if the connection is known here; on to destination"},
+				{Priority: PrioVIPReverse, App: AppBalancer, Stages: "steer, managed", Match: "source is a member's address, protocol and port", Does: "source rewritten to the VIP's; on to destination"},
 				{Priority: PrioVIPEcho, App: AppBalancer, Stages: "steer, managed", Match: "echo request of ICMP or ICMPv6 to a VIP, where the switch can answer", Does: "turned into the reply and sent back"},
 				{Priority: PrioVIPICMP, App: AppBalancer, Stages: "steer, managed", Match: "other ICMP or ICMPv6 to a VIP", Does: "to the controller, which answers echo requests and gives errors to the members"},
 				{Priority: PrioVIPDrop, App: AppBalancer, Stages: "steer, managed", Match: "VIP address", Does: "drop: nothing addressed to a VIP is ordinary traffic"},

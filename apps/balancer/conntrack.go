@@ -298,7 +298,7 @@ func compileTrackedMember(addr netip.Addr, vips []vipInput) flowtable.Part {
 					continue
 				}
 				for _, match := range in.replyMatches(l, m) {
-					flow(controller.TableVIP, controller.PrioVIPReverse, applied(back(destination, controller.TableDestination)), match...)
+					flow(controller.TableVIP, controller.PrioVIPTracked, applied(back(destination, controller.TableDestination)), match...)
 					flow(controller.TableVIP, controller.PrioVIPChosen, applied(ofproto.SetField{Field: ofproto.EthSrc(in.rec.VIP.MAC)}, back(source, controller.TableReturn)),
 						append(match[:len(match):len(match)], ipDst(vip))...)
 					in.returned(flow, match, back)

@@ -766,3 +766,19 @@ func TestModesReadBack(t *testing.T) {
 		})
 	}
 }
+
+// TestModeChanges asks that a VIP serves on in another mode, from any to any.
+func TestModeChanges(t *testing.T) {
+	l := singleLab(t, secure, 4)
+	client, servers := l.hosts[0], l.hosts[1:]
+	for _, h := range servers {
+		h.serveHTTP(80)
+	}
+	haveVIP(t, true, servers...)
+	c := l.control("managed")
+	l.sweep()
+	for i, mode := range []string{"nat", "conntrack", "nat", "dsr", "conntrack", "dsr", "nat"} {
+		c.apply("web", modal(mode, offer("tcp", 80, members(80, servers...), object{"persistence": []string{"none", "source_ip"}[i%2]})))
+		client.requests(service(80), client.sources(100, uint64(i)))
+	}
+}
