@@ -15,7 +15,6 @@ import (
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
-	"github.com/fairlead/fairlead/ofproto/packet"
 	"github.com/fairlead/fairlead/topology"
 )
 
@@ -44,8 +43,9 @@ const (
 	maxVoid   = 3
 
 	// askEvery is the shortest time between two questions for where an address is. They
-	// go to all edge ports.
+	// go to all edge ports, so askMost bounds how many there are in a second.
 	askEvery = 5 * time.Second
+	askMost  = 50
 
 	// firstPort is the lowest source port of probes; they go up to 65535. Entries for
 	// replies match their upper four bits.
@@ -63,11 +63,14 @@ type App struct {
 	owned     map[string][]string // ids of each owner
 	byAddress map[netip.Addr]map[*check]bool
 	cutOff    map[topology.Place]map[*check]bool // targets by why they have no place
-	replies   map[string]*part                   // entries for replies, by part name
-	taken     map[reply]bool                     // of those in replies
-	sources   map[string]*part                   // addresses that are answered for, by part name
-	access    map[[2]netip.Addr]uint16           // VLANs of targets behind access ports, by address and source
-	pending   map[packetKey]*check               // probes of single packets in flight
+	asked     map[netip.Addr]time.Time           // where addresses are
+	asks      int                                // in the second that began at askedAt
+	askedAt   time.Time
+	replies   map[string]*part         // entries for replies, by part name
+	taken     map[reply]bool           // of those in replies
+	sources   map[string]*part         // addresses that are answered for, by part name
+	access    map[[2]netip.Addr]uint16 // VLANs of targets behind access ports, by address and source
+	pending   map[packetKey]*check     // probes of single packets in flight
 	due       timetable
 	firstFree time.Time // when the next new target may be probed first
 	probes    uint64    // made so far; numbers them
@@ -101,7 +104,6 @@ type check struct {
 	unplaced bool           // the last probe failed because the address has no place
 	cutOff   topology.Place // the port of its place, if that is why
 	awaits   bool           // the probe waits for the address to be found
-	asked    time.Time      // for where it is
 }
 
 // New returns the app. verdict is called on the core loop with each change of a
@@ -110,7 +112,7 @@ func New(log *slog.Logger, verdict func(*controller.Context, Verdict)) *App {
 	return &App{
 		log: log, verdict: verdict, wire: newWire(log),
 		checks: map[string]*check{}, owned: map[string][]string{}, byAddress: map[netip.Addr]map[*check]bool{},
-		cutOff:  map[topology.Place]map[*check]bool{},
+		cutOff: map[topology.Place]map[*check]bool{}, asked: map[netip.Addr]time.Time{},
 		replies: map[string]*part{}, taken: map[reply]bool{}, sources: map[string]*part{},
 		access: map[[2]netip.Addr]uint16{}, pending: map[packetKey]*check{},
 		nextPort: firstPort, counts: counts{},
@@ -221,12 +223,9 @@ func (a *App) change(c *controller.Context, e Change) {
 		case k.Target == t:
 			continue
 		default:
-			a.cancel(k)
-			a.placed(k)
-			a.release(c, k.Target)
-			dropFrom(a.byAddress, k.Address, k)
+			a.let(c, k)
 		}
-		k.Target, k.awaits, k.asked = t, false, time.Time{}
+		k.Target, k.awaits = t, false
 		a.acquire(c, t)
 		addTo(a.byAddress, t.Address, k)
 		a.plan(k, a.turn(c.Now))
@@ -234,11 +233,18 @@ func (a *App) change(c *controller.Context, e Change) {
 	a.owned[e.Owner] = ids
 }
 
-func (a *App) remove(c *controller.Context, k *check) {
+// let ends what is under way and is kept for a target as it is.
+func (a *App) let(c *controller.Context, k *check) {
 	a.cancel(k)
 	a.placed(k)
 	a.release(c, k.Target)
-	dropFrom(a.byAddress, k.Address, k)
+	if dropFrom(a.byAddress, k.Address, k); a.byAddress[k.Address] == nil {
+		delete(a.asked, k.Address)
+	}
+}
+
+func (a *App) remove(c *controller.Context, k *check) {
+	a.let(c, k)
 	if k.index >= 0 {
 		heap.Remove(&a.due, k.index)
 	}
@@ -263,48 +269,6 @@ func dropFrom[K, V comparable](m map[K]map[V]bool, k K, v V) {
 	if delete(m[k], v); len(m[k]) == 0 {
 		delete(m, k)
 	}
-}
-
-// hostSeen has targets probed at once whose address has just turned up.
-func (a *App) hostSeen(c *controller.Context, h topology.Host) {
-	for _, ip := range h.IPs {
-		for k := range a.byAddress[ip] {
-			a.retry(c, k)
-		}
-	}
-}
-
-// retry has a target probed soon that had no place.
-func (a *App) retry(c *controller.Context, k *check) {
-	if k.unplaced && k.probe == 0 {
-		a.placed(k)
-		a.plan(k, a.turn(c.Now))
-	}
-}
-
-// turn is when the first of the probes of one more target may begin.
-func (a *App) turn(now time.Time) time.Time {
-	at := later(a.firstFree, now)
-	a.firstFree = at.Add(startEvery)
-	return at
-}
-
-// displaced notes that a target has no place: nowhere at all, at a port that is down, or
-// at a switch without a session, which is port 0 of that.
-func (a *App) displaced(k *check, at topology.Place) {
-	a.placed(k)
-	k.unplaced, k.cutOff = true, at
-	if at != (topology.Place{}) {
-		addTo(a.cutOff, at, k)
-	}
-}
-
-// placed forgets that a target had no place.
-func (a *App) placed(k *check) {
-	if k.cutOff != (topology.Place{}) {
-		dropFrom(a.cutOff, k.cutOff, k)
-	}
-	k.unplaced, k.cutOff = false, topology.Place{}
 }
 
 // plan sets when something is next to be done about a check.
@@ -403,53 +367,6 @@ func (a *App) begin(c *controller.Context, k *check) {
 	a.sendPacket(c, k)
 }
 
-// ask asks the network where an address is, if it has not been asked lately, and
-// reports whether an answer may come.
-func (a *App) ask(c *controller.Context, k *check) bool {
-	if c.Now.Sub(k.asked) < askEvery {
-		return false
-	}
-	k.asked = c.Now
-	mac := packet.MAC(controller.ProbeMAC)
-	var frame []byte
-	if k.Address.Is4() {
-		frame = packet.AppendARPRequest(nil, mac, netip.IPv4Unspecified(), k.Address, tags(k.VLAN)...)
-	} else {
-		frame = packet.AppendNeighborSolicitation(nil, mac, linkLocal, k.Address, tags(k.VLAN)...)
-	}
-	snap := c.Graph.Snapshot()
-	for sw := range c.Switches() {
-		var out []ofproto.Action
-		for _, port := range snap.EdgePorts(topology.DPID(sw.DPID)) {
-			out = append(out, ofproto.OutputPort(ofproto.Port(port)))
-		}
-		if len(out) > 0 {
-			c.PacketOut(sw.DPID, ofproto.PortController, frame, out...)
-		}
-	}
-	return true
-}
-
-// linkLocal is the address that goes with controller.ProbeMAC (RFC 4291, appendix A).
-var linkLocal = netip.MustParseAddr("fe80::46:4cff:fe00:1")
-
-// locate finds the host of an address. why says that it has no place. A host whose
-// frames are untagged may be behind an access port of the VLAN.
-func locate(c *controller.Context, vlan uint16, addr netip.Addr) (h topology.Host, why string) {
-	snap := c.Graph.Snapshot()
-	h, ok := snap.HostByIP(vlan, addr)
-	if !ok && vlan != 0 {
-		h, ok = snap.HostByIP(0, addr)
-	}
-	if !ok {
-		return h, "is not known in the network: does not answer ARP or neighbour discovery"
-	}
-	if p, ok := snap.Port(h.Place); !ok || !p.Up {
-		return h, "port " + h.Place.String() + " is down"
-	}
-	return h, ""
-}
-
 // cancel ends the probe in flight without an outcome.
 func (a *App) cancel(k *check) {
 	if k.probe != 0 {
@@ -502,17 +419,9 @@ func (a *App) finish(c *controller.Context, k *check, o Outcome, why string) {
 		k.state.fail(c.Now, k.Fall)
 	}
 	a.plan(k, later(k.next, c.Now))
-	v := Verdict{ID: k.ID, Up: k.state.status == Up}
-	if k.state.status == Unknown {
+	v, known := k.judged(c.Now)
+	if !known {
 		return
-	}
-	if !v.Up {
-		v.Reason = k.why
-		if why := k.state; k.why == "" && why.held(c.Now) {
-			v.Reason = fmt.Sprintf("answers, and is held down for %s because it flips", why.hold())
-		} else if k.why == "" {
-			v.Reason = k.told.Reason // answers, but not often enough yet
-		}
 	}
 	if v != k.told || c.Now.Sub(k.toldAt) >= repeatEvery {
 		if v.Up != k.told.Up || k.told.ID == "" {
@@ -521,6 +430,21 @@ func (a *App) finish(c *controller.Context, k *check, o Outcome, why string) {
 		k.told, k.toldAt = v, c.Now
 		a.verdict(c, v)
 	}
+}
+
+// judged returns the verdict on a target; known is false when there is none yet.
+func (k *check) judged(now time.Time) (v Verdict, known bool) {
+	v = Verdict{ID: k.ID, Up: k.state.status == Up}
+	switch {
+	case v.Up:
+	case k.why != "":
+		v.Reason = k.why
+	case k.state.held(now):
+		v.Reason = fmt.Sprintf("answers, and is held down for %s because it flips", k.state.hold())
+	default:
+		v.Reason = k.told.Reason // answers, but not often enough yet
+	}
+	return v, k.state.status != Unknown
 }
 
 // collect takes what the wire has: packets to be sent, and outcomes.
@@ -549,28 +473,6 @@ func (a *App) collect(c *controller.Context) {
 	}
 }
 
-// send sends an IP packet to a host of the network, out of the port where it is.
-func (a *App) send(c *controller.Context, vlan uint16, dst netip.Addr, ip []byte) {
-	h, why := locate(c, vlan, dst)
-	if why != "" {
-		a.counts.dropped++
-		return
-	}
-	e := packet.Ethernet{Dst: packet.MAC(h.MAC), Src: packet.MAC(controller.ProbeMAC), Type: packet.EtherTypeIPv4}
-	if dst.Is6() {
-		e.Type = packet.EtherTypeIPv6
-	}
-	frame := packet.AppendEthernet(make([]byte, 0, len(ip)+18), e, tags(h.VLAN)...)
-	c.PacketOut(ofproto.DPID(h.Place.DPID), ofproto.PortController, append(frame, ip...), ofproto.OutputPort(ofproto.Port(h.Place.Port)))
-}
-
-func tags(vlan uint16) []packet.VLAN {
-	if vlan == 0 {
-		return nil
-	}
-	return []packet.VLAN{{ID: vlan}}
-}
-
 // Verdicts returns the present verdicts of all targets that have one, in order of their
 // ids. It is for the core loop.
 func (a *App) Verdicts() []Verdict {
@@ -582,30 +484,4 @@ func (a *App) Verdicts() []Verdict {
 	}
 	slices.SortFunc(list, func(x, y Verdict) int { return cmp.Compare(x.ID, y.ID) })
 	return list
-}
-
-// timetable is a heap of checks by when they are next looked at.
-type timetable []*check
-
-func (t timetable) Len() int           { return len(t) }
-func (t timetable) Less(i, j int) bool { return t[i].at.Before(t[j].at) }
-func (t timetable) Swap(i, j int) {
-	t[i], t[j] = t[j], t[i]
-	t[i].index, t[j].index = i, j
-}
-
-// Push implements heap.Interface.
-func (t *timetable) Push(x any) {
-	k := x.(*check)
-	k.index = len(*t)
-	*t = append(*t, k)
-}
-
-// Pop implements heap.Interface.
-func (t *timetable) Pop() any {
-	k := (*t)[len(*t)-1]
-	(*t)[len(*t)-1] = nil
-	*t = (*t)[:len(*t)-1]
-	k.index = -1
-	return k
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -42,6 +43,17 @@ type change struct {
 	when time.Time
 }
 
+// panics fails a test in whose log something panicked: the core goes on as if nothing
+// had been.
+type panics struct{ t *testing.T }
+
+func (p panics) Write(line []byte) (int, error) {
+	if strings.Contains(string(line), "panicked") {
+		p.t.Errorf("%s", line)
+	}
+	return len(line), nil
+}
+
 // open starts a controller with the health app over a network.
 func open(t *testing.T, n *simswitch.Network, o lab.Options) *site {
 	t.Helper()
@@ -56,6 +68,7 @@ func open(t *testing.T, n *simswitch.Network, o lab.Options) *site {
 		}
 		s.verdicts[v.ID] = v
 	})
+	o.Log = panics{t}
 	o.Apps = func() []controller.App { return []controller.App{s.app} }
 	s.Lab = lab.Start(t, n, o)
 	ctx, cancel := context.WithCancel(t.Context())
