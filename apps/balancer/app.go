@@ -612,10 +612,17 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 		s.Members[l.Key] = map[MemberKey]MemberStatus{}
 		pool := v.rec.VIP.Listeners[i].Pool
 		monitored = monitored || pool.Monitor != nil
+		mustered := muster(pool, v.standings[i])
 		for j, st := range v.standings[i] {
 			m := l.Members[j]
 			ms := a.memberStatus(pool.Members[j], v.health[checkID(v.name, l.Key, m.Key)])
 			ms.Slots = slots[m.Index]
+			for _, reason := range []string{mustered.reason(st), retired(v.rec.VIP.Mode, pool, pool.Members[j], m)} {
+				if reason != "" && ms.Reason != "" {
+					reason = "; " + reason
+				}
+				ms.Reason += reason
+			}
 			if v.rec.VIP.Mode == ModeDSR && !a.members[m.Key.Addr()].known {
 				ms.Reason += ": mode dsr reaches members of the switches' own layer 2 network only"
 			}
@@ -695,12 +702,6 @@ func (a *App) memberStatus(m Member, h health) MemberStatus {
 		if l.asks >= unresolvedAfter {
 			s.Health = HealthDown
 		}
-	}
-	switch {
-	case m.AdminState != AdminUp:
-		s.Reason = "admin_state is " + string(m.AdminState)
-	case m.Weight == 0:
-		s.Reason = "weight is 0"
 	}
 	return s
 }

@@ -1,6 +1,9 @@
 package balancer
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // standing is how a member of a pool stands at present.
 type standing struct {
@@ -100,4 +103,42 @@ func equally(serves map[uint16]bool) (members []SlotMember) {
 		}
 	}
 	return members
+}
+
+// reason says why a member serves, or does not, where that is not its own doing.
+func (t tier) reason(m standing) string {
+	switch {
+	case !m.wanted:
+	case t == tierPanic && !m.backup && m.placed && m.health == HealthDown:
+		return "serves because too few are healthy (panic_threshold)"
+	case t == tierBackup && !m.backup && m.fit(), t == tierNone && m.fit():
+		return "does not serve because too few are healthy (minimum_healthy)"
+	case t != tierBackup && m.backup && m.fit():
+		return "backup: others serve"
+	}
+	return ""
+}
+
+// retired says what becomes of a member that is not to have new connections; empty where
+// it is.
+func retired(mode Mode, p Pool, doc Member, m MemberRecord) string {
+	var reason string
+	switch {
+	case doc.AdminState != AdminUp:
+		reason = "admin_state is " + string(doc.AdminState)
+	case doc.Weight == 0:
+		reason = "weight is 0"
+	default:
+		return ""
+	}
+	end := drainEnd(p, m)
+	switch {
+	case mode != ModeConntrack:
+		return reason + ": mode " + string(mode) + " knows no connections, those it had went to other members"
+	case doc.AdminState == AdminDown:
+		return reason + ": its connections are cut"
+	case end.IsZero():
+		return reason + ": its connections go on"
+	}
+	return reason + ": its connections go on until " + end.UTC().Format(time.RFC3339)
 }

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -226,4 +227,24 @@ func checkPresent(t *testing.T, s Slots, pool Pool, members []standing) []uint16
 	require.Equal(t, got, checkSpread(t, home, s.Owner, func(id uint16) bool { return serves(byID[id]) }))
 	require.Equal(t, got, present(s, got, pool, members), "a second time changes something")
 	return got
+}
+
+func TestReasons(t *testing.T) {
+	members := stand("ud/u")
+	require.Equal(t, "", tierOrdinary.reason(members[0]))
+	require.Equal(t, "", tierOrdinary.reason(members[1]))
+	require.Contains(t, tierPanic.reason(members[1]), "panic_threshold")
+	require.Contains(t, tierBackup.reason(members[0]), "minimum_healthy")
+	require.Contains(t, tierNone.reason(members[0]), "minimum_healthy")
+	require.Contains(t, tierOrdinary.reason(members[2]), "backup")
+	require.Equal(t, "", tierBackup.reason(members[2]))
+
+	m := MemberRecord{Drained: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	up, drain, down, none := Member{Weight: 1, AdminState: AdminUp}, Member{Weight: 1, AdminState: AdminDrain}, Member{Weight: 1, AdminState: AdminDown}, Member{AdminState: AdminUp}
+	require.Equal(t, "", retired(ModeNAT, Pool{}, up, m))
+	require.Equal(t, "admin_state is drain: mode nat knows no connections, those it had went to other members", retired(ModeNAT, Pool{}, drain, m))
+	require.Equal(t, "weight is 0: mode dsr knows no connections, those it had went to other members", retired(ModeDSR, Pool{}, none, m))
+	require.Equal(t, "admin_state is drain: its connections go on", retired(ModeConntrack, Pool{}, drain, m))
+	require.Equal(t, "weight is 0: its connections go on until 2026-01-02T03:05:05Z", retired(ModeConntrack, Pool{DrainTimeout: Duration(time.Minute)}, none, m))
+	require.Equal(t, "admin_state is down: its connections are cut", retired(ModeConntrack, Pool{DrainTimeout: Duration(time.Minute)}, down, m))
 }
