@@ -129,7 +129,7 @@ func TestInvalidDocuments(t *testing.T) {
 		{vip(`"Mode":"nat"`), 400, []string{"Mode"}},
 		{vip(`"mode":"nat","mode":"nat"`), 400, []string{"mode"}},
 		{vip(`"mode":"other"`), 400, []string{"mode"}},
-		{vip(`"mode":"dsr"`), 422, []string{"mode"}},
+		{vip(`"mode":"conntrack","listeners":[{"protocol":"sctp","port":80}]`), 422, []string{"listeners[0].protocol"}},
 		{vip(`"name":"other"`), 400, []string{"name"}},
 		{vip(`"vlan":4095`), 400, []string{"vlan"}},
 		{vip(`"listeners":{}`), 400, []string{"listeners"}},

@@ -94,7 +94,7 @@ func TestConfigPrecedence(t *testing.T) {
 func TestConfigEveryFlagEverywhere(t *testing.T) {
 	values := map[string]string{"log-level": "warn", "log-format": "json", "stage": "steer", "store": "bbolt", "insecure": "true",
 		"openflow-insecure": "true", "tls-min": "1.2", "packet-in-rate": "7", "packet-in-port-rate": "7", "traffic-metrics": "vips",
-		"openflow": "127.0.0.1:7", "http": "127.0.0.1:8"}
+		"bgp-asn": "0", "openflow": "127.0.0.1:7", "http": "127.0.0.1:8"}
 	serveCommand().Flags().VisitAll(func(f *pflag.Flag) {
 		if f.Name == "config" {
 			return
@@ -141,6 +141,14 @@ func TestConfigErrors(t *testing.T) {
 		{file: "\tstage: steer\n", says: "character that cannot start"},
 		{args: "--config /does/not/exist", says: "/does/not/exist"},
 		{args: "--stage fly", says: "stage"},
+		{args: "--bgp-asn 4294967296", says: "bgp-asn"},
+		{args: "--bgp-peer 10.0.0.1@1", says: "bgp-peer: needs bgp-asn"},
+		{args: "--bgp-asn 1", says: "bgp-router-id"},
+		{args: "--bgp-asn 1 --bgp-router-id 10.0.0.1", says: "bgp-peer"},
+		{args: "--bgp-asn 1 --bgp-router-id 10.0.0.1 --bgp-peer 10.0.0.2", says: "bgp-peer"},
+		{args: "--bgp-asn 1 --bgp-router-id 10.0.0.1 --bgp-peer 10.0.0.2@2", says: "bgp-next-hop"},
+		{args: "--bgp-asn 1 --bgp-router-id 10.0.0.1 --bgp-peer 10.0.0.2@2 --bgp-next-hop 10.0.0.3,10.0.0.4", says: "bgp-next-hop"},
+		{args: "--bgp-asn 1 --bgp-router-id 10.0.0.1 --bgp-peer 10.0.0.2@2 --bgp-next-hop 10.0.0.3 --bgp-community 7", says: "bgp-community"},
 		{args: "--openflow 6653", says: "openflow"},
 		{args: "--openflow :65536", says: "openflow"},
 		{args: "--http nowhere", says: "http"},
