@@ -46,6 +46,8 @@ const (
 	// go to all edge ports, so askMost bounds how many there are in a second.
 	askEvery = 5 * time.Second
 	askMost  = 50
+	// askWait is how long after a question others that have the same wait too.
+	askWait = time.Second
 
 	// firstPort is the lowest source port of probes; they go up to 65535. Entries for
 	// replies match their upper four bits.

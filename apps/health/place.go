@@ -53,10 +53,10 @@ func (a *App) placed(k *check) {
 }
 
 // ask asks the network where an address is, if it has not been asked lately, and
-// reports whether an answer may come.
+// reports whether an answer may come that was not waited for yet.
 func (a *App) ask(c *controller.Context, k *check) bool {
-	if c.Now.Sub(a.asked[k.Address]) < askEvery {
-		return false
+	if since := c.Now.Sub(a.asked[k.Address]); since < askEvery {
+		return since < askWait && !k.awaits
 	}
 	if c.Now.Sub(a.askedAt) >= time.Second {
 		a.askedAt, a.asks = c.Now, 0
