@@ -782,3 +782,46 @@ func TestModeChanges(t *testing.T) {
 		client.requests(service(80), client.sources(100, uint64(i)))
 	}
 }
+
+// TestConntrackSteerRefused asks that a switch whose members are at another one, in stage
+// steer, refuses the mode with the reason, where replies need not come by it.
+func TestConntrackSteerRefused(t *testing.T) {
+	l := lineLab(t, 2)
+	server := l.host("h4")
+	server.serveHTTP(8080)
+	c := l.control("steer")
+	c.linked()
+	l.sweep()
+	reason := func(sourceNAT bool) map[string]string {
+		c.must("PUT", "/v1/vips/web?wait=5s", with(modal("conntrack", offer("tcp", 80, members(8080, server))), "source_nat", sourceNAT))
+		reasons := map[string]string{}
+		c.wait("both switches say what they have", func() bool {
+			var s vipState
+			c.rest("GET", "/v1/vips/web", nil, &s)
+			for _, sw := range s.Status.Switches {
+				reasons[sw.DPID] = sw.Reason
+				if sw.State == "pending" || (sw.DPID == l.switches()[0]) != (sw.State == "error") {
+					return false
+				}
+			}
+			return len(s.Status.Switches) == 2
+		})
+		return reasons
+	}
+	plain := reason(false)
+	require.Contains(t, plain[l.switches()[0]], "set source_nat")
+	require.Contains(t, reason(true)[l.switches()[0]], "have one switch serve")
+	// At the member's own switch it works.
+	l.host("h3").requests(service(80), l.host("h3").sources(50, 1))
+
+	// With one switch that serves, replies to the VIP can come to no other.
+	c.must("PUT", "/v1/switches/"+l.switches()[1]+"/stage", object{"stage": "observe"})
+	c.wait("the first switch serves alone", func() bool {
+		var s vipState
+		c.rest("GET", "/v1/vips/web", nil, &s)
+		return len(s.Status.Switches) == 1 && s.Status.Switches[0].State == "installed"
+	})
+	c.unchanged(200 * time.Millisecond)
+	l.settle()
+	l.host("h1").requests(service(80), l.host("h1").sources(50, 2))
+}
