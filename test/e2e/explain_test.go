@@ -169,3 +169,36 @@ func TestExplainModes(t *testing.T) {
 		}
 	}
 }
+
+// TestExplainIPv6 asks the same of IPv6 and of a range of ports.
+func TestExplainIPv6(t *testing.T) {
+	l := newLab(t)
+	l.addSwitches(secure, 2, 3)
+	l.addLink("s1", "s2")
+	l.useIPv6()
+	client, servers := l.hosts[0], l.hosts[1:]
+	byMember := map[string]string{}
+	for _, h := range servers {
+		h.serveHTTP(8000, 8001, 8002, 8003)
+		byMember[h.addr.String()] = h.name
+	}
+	c := l.control("managed")
+	l.sweep()
+	pool := map[string]any{"members": members(8000, servers...)}
+	c.must("PUT", "/v1/vips/web", map[string]any{"address": vip6.String(), "listeners": []any{map[string]any{"protocol": "tcp", "port": 8000, "port_end": 8003, "pool": pool}}})
+	c.serves("web")
+	for port := uint16(8000); port < 8004; port++ {
+		sources, said := client.sources(60, uint64(port)), map[netip.AddrPort]string{}
+		to := netip.AddrPortFrom(vip6, port)
+		for _, src := range sources {
+			e := c.explain("tcp", src, to, "0000000000000001/1")
+			require.Equal(t, "delivered", e.Result, "%v", e.Reasons)
+			require.Equal(t, "same", e.Installed, "%v", e.Differences)
+			require.Equal(t, to.String(), e.Reply.Arrives.Src)
+			at, err := netip.ParseAddrPort(e.Member)
+			require.NoError(t, err)
+			said[src] = byMember[at.Addr().String()]
+		}
+		require.Equal(t, map[netip.AddrPort]string(client.requests(to, sources)), said)
+	}
+}
