@@ -837,3 +837,22 @@ func TestHealthUnderFlood(t *testing.T) {
 	after := c.probed()
 	t.Logf("probes: %d succeeded, %d failed, %d timed out", after["success"]-before["success"], after["failure"]-before["failure"], after["timeout"]-before["timeout"])
 }
+
+// TestHealthAtAnotherAddress probes members at an address and port of their own for
+// monitors, which nobody else has asked for.
+func TestHealthAtAnotherAddress(t *testing.T) {
+	_, c, client, servers := twoSwitches(t, "managed")
+	var list []fields
+	for i, f := range servers {
+		at := netip.AddrFrom4([4]byte{10, 0, 0, byte(240 + i)})
+		f.addAddress(at)
+		f.serveHTTP(9000)
+		m := f.member(8080)
+		list = append(list, fields{"address": m.Address, "port": m.Port, "monitor_address": at, "monitor_port": 9000})
+	}
+	c.must("PUT", "/v1/vips/web", fields{"address": vip.String(), "listeners": []fields{{
+		"protocol": "tcp", "port": 80, "pool": fields{"members": list, "monitor": everyHalf("http")},
+	}}})
+	c.allUp("web")
+	require.Len(t, client.requests(service(80), client.sources(100, 1)).counts(), 4)
+}
