@@ -742,10 +742,12 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		}
 		return src
 	}
-	stage, tracked := sw.Stage, sw.Capabilities.ConnTrack && a.trackedAt(addr)
+	stage, tracked, direct := sw.Stage, sw.Capabilities.ConnTrack && a.inMode(addr, ModeConntrack), a.inMode(addr, ModeDSR)
 	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part {
 		p := compileAddress(addr, vlan, mac, answer, caps)
-		p.Flows = append(p.Flows, compileClaims(addr, vlan, mac, stage, caps)...)
+		if direct {
+			p.Flows = append(p.Flows, compileClaims(addr, vlan, mac, stage, caps)...)
+		}
 		if tracked {
 			p.Flows = append(p.Flows, trackErrors(addr, vlan)...)
 		}

@@ -80,10 +80,10 @@ func (a *App) compileTrackedMember(c *controller.Context, sw *controller.Switch,
 	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileTrackedMember(addr, vips) }}
 }
 
-// trackedAt says whether VIPs of an address are in mode conntrack.
-func (a *App) trackedAt(addr netip.Addr) bool {
+// inMode says whether VIPs of an address are in a mode.
+func (a *App) inMode(addr netip.Addr, mode Mode) bool {
 	for name := range a.byAddress[addr] {
-		if v := a.vips[name].rec.VIP; v.Enabled && v.Mode == ModeConntrack {
+		if v := a.vips[name].rec.VIP; v.Enabled && v.Mode == mode {
 			return true
 		}
 	}
