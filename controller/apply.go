@@ -274,6 +274,8 @@ func (w *worker) refill(now time.Time) (complete bool) {
 	sources, complete := w.sources, w.complete
 	if len(sources) > 0 {
 		w.sources = map[flowtable.PartKey]Source{}
+	} else {
+		sources = nil // who assigns goes on to write to the empty map
 	}
 	w.mu.Unlock()
 	hostsDue := !w.hostsAt.After(now)
