@@ -238,12 +238,10 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 					s.log().Error("switch refuses a part", "part", name, "error", r.err)
 				}
 			}
-			for _, app := range c.Apps {
-				if app.ID() == r.key.App {
-					c.call(app, func(x *Context) {
-						app.Handle(x, Applied{DPID: s.dpid, Part: r.key.Name, Tag: r.src.Tag, Err: r.err})
-					})
-				}
+			if app := c.apps[r.key.App]; app != nil {
+				c.call(app, func(x *Context) {
+					app.Handle(x, Applied{DPID: s.dpid, Part: r.key.Name, Tag: r.src.Tag, Err: r.err})
+				})
 			}
 		}
 		sw.wakeIfSettled()

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/topology"
 )
@@ -108,6 +109,7 @@ type Controller struct {
 	alarms      alarms
 	warnPlain   sync.Once
 	stopped     chan struct{}
+	apps        map[flowtable.AppID]App
 
 	// Held by who is the core: the loop, or a reader for a moment (offer). It guards
 	// what follows.
@@ -152,11 +154,15 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		inbox:    inbox{signal: make(chan struct{}, 1)},
 		saver:    saver{signal: make(chan struct{}, 1), pending: map[string]func(context.Context) error{}},
 		stopped:  make(chan struct{}),
+		apps:     map[flowtable.AppID]App{},
 		sessions: map[ofproto.DPID]*session{},
 		stages:   stages,
 		away:     map[ofproto.DPID]*Switch{},
 		goneAt:   map[ofproto.DPID]time.Time{},
 		ctx:      NewContext(time.Now(), o.Graph, nil),
+	}
+	for _, app := range o.Apps {
+		c.apps[app.ID()] = app
 	}
 	c.term.Store(term)
 	if err := c.kinds.load(ctx, o.Store); err != nil {

@@ -56,6 +56,9 @@ var (
 	errIdentity = errors.New("the certificate is not good for this datapath id")
 )
 
+// errUnbound ends a session whose certificate was forgotten.
+var errUnbound = errors.New("its certificate was forgotten")
+
 // ErrNoBinding says that no certificate is bound to a switch.
 var ErrNoBinding = errors.New("controller: no certificate is bound to the switch")
 
@@ -130,7 +133,8 @@ func (b *bindings) get(dpid ofproto.DPID) (Binding, bool) {
 func (c *Controller) BindingOf(dpid ofproto.DPID) (Binding, bool) { return c.bindings.get(dpid) }
 
 // Unbind forgets the certificate that a datapath id is bound to, so that the next one
-// it connects with is bound. ErrNoBinding when there is none.
+// it connects with is bound, and ends the session that was opened with it.
+// ErrNoBinding when there is none.
 func (c *Controller) Unbind(ctx context.Context, dpid ofproto.DPID) error {
 	b := &c.bindings
 	if _, ok := b.get(dpid); !ok {
@@ -145,7 +149,11 @@ func (c *Controller) Unbind(ctx context.Context, dpid ofproto.DPID) error {
 	delete(b.of, dpid)
 	b.mu.Unlock()
 	c.log.Info("certificate of a switch forgotten", "dpid", dpid.String())
-	return nil
+	return c.Do(ctx, func(*Context) {
+		if s := c.sessions[dpid]; s != nil && s.cert != nil {
+			s.conn.CloseWith(errUnbound)
+		}
+	})
 }
 
 // dpidScheme begins the URI that names a datapath id in a certificate.

@@ -179,10 +179,8 @@ func (c *Controller) flush() {
 				parts = map[flowtable.PartKey]Source{}
 				assign[sw] = parts
 			}
-			for _, app := range c.Apps {
-				if app.ID() == k.part.App {
-					c.call(app, func(x *Context) { parts[k.part] = app.Compile(x, sw, k.part.Name) })
-				}
+			if app := c.apps[k.part.App]; app != nil {
+				c.call(app, func(x *Context) { parts[k.part] = app.Compile(x, sw, k.part.Name) })
 			}
 		}
 		x.dirty = map[dirtyKey]struct{}{} // a large one that is cleared stays large
