@@ -57,11 +57,31 @@ func (c *Controller) raiseTerm(ctx context.Context, least uint64) error {
 }
 
 // suspect says whether a term that a switch has seen is none that this store gave
-// out: later than the one of this start, and not one it was raised to since.
-func (c *Controller) suspect(term uint64) bool {
+// out: later than the one of this start, and not one it was raised to since; or one of
+// this start, though the switch was never told it. An old copy of the store gives out
+// terms again that its successor has given out.
+func (c *Controller) suspect(dpid ofproto.DPID, term uint64) bool {
 	c.termsMu.Lock()
 	defer c.termsMu.Unlock()
-	return term != ^uint64(0) && int64(term-c.firstTerm) > 0 && !c.terms[term]
+	switch {
+	case term == ^uint64(0):
+		return false
+	case c.terms[term]:
+		return !c.told[dpid] && len(c.told) < toldMost
+	}
+	return int64(term-c.firstTerm) > 0
+}
+
+// toldMost bounds the switches that are remembered to know a term of this start.
+const toldMost = 1 << 16
+
+// tell notes that a switch is about to be told a term.
+func (c *Controller) tell(dpid ofproto.DPID) {
+	c.termsMu.Lock()
+	defer c.termsMu.Unlock()
+	if len(c.told) < toldMost {
+		c.told[dpid] = true
+	}
 }
 
 // attach makes a session's switch known to the apps and assigns all its parts.

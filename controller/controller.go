@@ -97,6 +97,7 @@ type Controller struct {
 	firstTerm   uint64 // of this start
 	termsMu     sync.Mutex
 	terms       map[uint64]bool       // given out since
+	told        map[ofproto.DPID]bool // a term of this start; termsMu
 	confirmed   map[ofproto.DPID]bool // may be taken from another controller; termsMu
 	heldReasons atomic.Pointer[[]string]
 	cmds        chan func()
@@ -168,7 +169,8 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 	if err := c.kinds.load(ctx, o.Store); err != nil {
 		return nil, err
 	}
-	c.firstTerm, c.terms, c.confirmed = term, map[uint64]bool{term: true}, map[ofproto.DPID]bool{}
+	c.firstTerm, c.terms = term, map[uint64]bool{term: true}
+	c.told, c.confirmed = map[ofproto.DPID]bool{}, map[ofproto.DPID]bool{}
 	// Switches known from before a restart have that long to come back.
 	for _, sw := range o.Graph.Snapshot().Switches() {
 		c.goneAt[ofproto.DPID(sw.DPID)] = c.ctx.Now.Add(returnWithin)

@@ -421,7 +421,7 @@ func (s *session) becomeMaster(ctx context.Context) error {
 		}
 		// All ones: the switch has seen no term yet.
 		later := seen.GenerationID != ^uint64(0) && int64(seen.GenerationID-s.c.term.Load()) > 0
-		if later || s.c.suspect(seen.GenerationID) {
+		if later || s.c.suspect(s.dpid, seen.GenerationID) {
 			s.laterTerm = seen.GenerationID
 		}
 		other := s.laterTerm != 0
@@ -444,6 +444,7 @@ func (s *session) becomeMaster(ctx context.Context) error {
 				return err
 			}
 		}
+		s.c.tell(s.dpid)
 		reply, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleMaster, GenerationID: s.c.term.Load()})
 		if err == nil {
 			s.role = reply.Role
