@@ -531,6 +531,7 @@ func TestP12CorpusToLiveController(t *testing.T) {
 		p := w.scripted(hosted(7))
 		for _, b := range frames {
 			q := w.peer()
+			w.Announce("h1") // or it would age while the attacks go on
 			q.raw(b)
 			q.nc.Close()
 			early++
