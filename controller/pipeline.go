@@ -84,7 +84,7 @@ const (
 	// have from before stays what it is and is not in the way.
 	PrioMiss uint16 = 1 // every table
 
-	PrioSourceLink uint16 = 200 // source: ports that lead to other switches
+	PrioSourceLink uint16 = 200 // source: ports that lead to other switches, or bring a flood
 	PrioSourceHost uint16 = 100 // source: known hosts where they belong
 
 	PrioProbeReply uint16 = 400 // vip: replies to health monitors; ingress where that is all
@@ -154,7 +154,7 @@ var Pipeline = &flowtable.Pipeline{
 			Match:   []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldEthSrc, ofproto.FieldVLANVID},
 			Next:    []ofproto.Table{TableVIP},
 			Rows: []flowtable.RowSpec{
-				{Priority: PrioSourceLink, App: AppForwarding, Stages: "managed", Match: "port of a link", Does: "on to vip: hosts are learned where they enter the network"},
+				{Priority: PrioSourceLink, App: AppForwarding, Stages: "managed", Match: "port of a link, or one that brings a flood of unknown sources", Does: "on to vip: hosts are learned where they enter the network, and not from a flood"},
 				{Priority: PrioSourceHost, App: AppForwarding, Stages: "managed", Match: "known host on its port", Does: "on to vip"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "managed", Match: "everything else", Does: "a copy to the controller, then on to vip"},
 			},

@@ -25,13 +25,14 @@ var floodGroup = flowtable.GroupIDOf(0xffffff)
 
 // App is the forwarding app. Make one with New.
 type App struct {
-	hosts map[string]topology.Host // by part name
+	hosts  map[string]topology.Host // by part name
+	floods map[topology.Place]*flood
 }
 
 // New returns the app. Hosts that the graph knows already, from before a restart,
 // count as known.
 func New(g *topology.Graph) *App {
-	a := &App{hosts: map[string]topology.Host{}}
+	a := &App{hosts: map[string]topology.Host{}, floods: map[topology.Place]*flood{}}
 	for _, h := range g.Snapshot().Hosts() {
 		a.hosts[hostPart(h)] = h
 	}
@@ -68,6 +69,16 @@ func (a *App) Handle(c *controller.Context, event any) {
 		c.DirtyAll(partBase)
 		for name := range a.hosts {
 			a.dirtyHost(c, name)
+		}
+	case controller.PacketIn:
+		a.unknown(c, e)
+	case controller.Woken:
+		a.learnAgain(c)
+	case controller.SwitchDown:
+		for at := range a.floods {
+			if at.DPID == topology.DPID(e.DPID) {
+				delete(a.floods, at)
+			}
 		}
 	case topology.HostAdded:
 		a.setHost(c, e.Host)
@@ -119,7 +130,8 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	snap := c.Graph.Snapshot()
 	dpid := topology.DPID(sw.DPID)
 	caps := sw.Capabilities
-	return controller.Source{Build: func() flowtable.Part { return compileManaged(snap, dpid, caps) }}
+	unlearned := a.unlearned(sw.DPID)
+	return controller.Source{Build: func() flowtable.Part { return compileManaged(snap, dpid, caps, unlearned) }}
 }
 
 func flow(table ofproto.Table, priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
@@ -153,7 +165,7 @@ func compileSteer() flowtable.Part {
 // taken from no other ports. A switch with one table does not learn from packets,
 // for every pair of hosts would be an entry there; ARP and neighbour discovery tell
 // of hosts too.
-func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller.Capabilities) flowtable.Part {
+func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller.Capabilities, unlearned map[topology.Port]bool) flowtable.Part {
 	learn := append(apply(ofproto.ToController()), ofproto.GotoTable{Table: controller.TableVIP})
 	p := flowtable.Part{Flows: []flowtable.Flow{
 		flow(controller.TableVIP, controller.PrioMiss, gotoTable(controller.TableDestination)),
@@ -179,7 +191,7 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller
 			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlocked, nil, in))
 			continue
 		}
-		if snap.IsLink(at) && !caps.OneTable() {
+		if (snap.IsLink(at) || unlearned[port.Port]) && !caps.OneTable() {
 			p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceLink, gotoTable(controller.TableVIP), in))
 		}
 		if !slices.Contains(out, port.Port) {
