@@ -83,7 +83,6 @@ type group struct {
 	leaving bool
 	has     string // description of what is held
 	set     string // as last set and acknowledged; "": never
-	seen    uint32
 	checked uint32
 }
 

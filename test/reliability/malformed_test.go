@@ -68,6 +68,7 @@ type witness struct {
 func beside(t *testing.T) witness {
 	r := single(t, 3, options{}, simswitch.Options{})
 	rec := r.install(r.vip(1, "h2", "h3"))
+	r.ready(1) // hosts are gathered for a moment
 	return witness{r, func() string { return r.serves("h1", 4000, rec) }, r.since(1), r.mods()}
 }
 
