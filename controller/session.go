@@ -467,6 +467,13 @@ func (s *session) becomeSlave(ctx context.Context, seen uint64) error {
 	if seen == ^uint64(0) {
 		return nil
 	}
+	// What is sent below the switch keeps: a reply that was damaged must not become its term.
+	again, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleNoChange})
+	if err != nil {
+		return err
+	} else if again.GenerationID != seen {
+		return fmt.Errorf("the switch has seen term %d, and then %d", seen, again.GenerationID)
+	}
 	reply, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleSlave, GenerationID: seen})
 	if err == nil {
 		s.role = reply.Role
