@@ -400,6 +400,7 @@ var found = map[uint64]string{
 	17622692569520565397: "the same",
 	15067371839947360848: "one probe that was damaged folded the pipeline of all switches of the kind",
 	6358181305040862736:  "entries that had tried the switch out could not be deleted later",
+	15416999643458962578: "a damaged reply about the role became the switch's term",
 	5881291993866489428:  "the software switch went on without a hello",
 }
 
