@@ -31,8 +31,11 @@ const (
 	bridgedEvery = time.Second
 	bridgedMost  = 2000
 	bridgedLost  = 4
-	// saveEvery is the shortest time between two saves of the graph.
+	// saveEvery is the shortest time between two saves of the graph; saveSoon where
+	// the place of a pinned host has changed: VIPs are without it after a restart until
+	// it is found again.
 	saveEvery = 2 * time.Second
+	saveSoon  = 250 * time.Millisecond
 	// trustFor is how long links from before a restart are believed unheard.
 	trustFor = 30 * time.Second
 
@@ -50,6 +53,7 @@ type App struct {
 
 	savedVersion uint64
 	savedAt      time.Time
+	urgent       bool // a pinned host has moved since
 }
 
 // prober is the sending end of the probes of one port.
@@ -161,9 +165,26 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.probeBridges(c)
 		a.save(c)
 	}
+	if pinned(event) && !a.urgent {
+		a.urgent = true
+		c.WakeAt(c.Now.Add(saveSoon))
+	}
 	if kind, data := describe(event); kind != "" {
 		c.Notify(kind, data)
 	}
+}
+
+// pinned says whether an event tells of the place of a host that is pinned.
+func pinned(event any) bool {
+	switch e := event.(type) {
+	case topology.HostAdded:
+		return e.Host.Pinned
+	case topology.HostMoved:
+		return e.Host.Pinned
+	case topology.HostChanged:
+		return e.Host.Pinned
+	}
+	return false
 }
 
 // wakeUp asks for the next call: for the graph's sake when something of it expires,
@@ -382,11 +403,14 @@ func (p savedPlace) place() topology.Place {
 
 // save keeps the graph for a restart, when it has changed and not too often.
 func (a *App) save(c *controller.Context) {
-	version := c.Graph.Version()
-	if version == a.savedVersion || c.Now.Sub(a.savedAt) < saveEvery {
+	version, every := c.Graph.Version(), saveEvery
+	if a.urgent {
+		every = saveSoon
+	}
+	if version == a.savedVersion || c.Now.Sub(a.savedAt) < every {
 		return
 	}
-	a.savedVersion, a.savedAt = version, c.Now
+	a.savedVersion, a.savedAt, a.urgent = version, c.Now, false
 	snap := c.Graph.Snapshot()
 	var g savedGraph
 	for _, sw := range snap.Switches() {
