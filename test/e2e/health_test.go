@@ -259,7 +259,7 @@ func hostsOf(servers []*fickle) (list []*host) {
 // from then on no client meets it, and the clients of the others never notice. It comes
 // back when it is good again. Each verdict changes each switch once, at once.
 func TestHealthFindsFailures(t *testing.T) {
-	for _, stage := range []string{"managed", "steer"} {
+	for _, stage := range []string{"managed", "steer"}[:scale(1, 2)] {
 		t.Run(stage, func(t *testing.T) {
 			l, c, client, servers := twoSwitches(t, stage)
 			c.must("PUT", "/v1/vips/web", monitored("tcp", everyHalf("http"), members(8080, hostsOf(servers)...)))
@@ -403,7 +403,7 @@ func TestHealthFlapping(t *testing.T) {
 	}()
 	shots := client.barrage(service(80), sources)
 	reaction := l.reactions()
-	long := time.Duration(scale(40, 180)) * time.Second
+	long := time.Duration(scale(15, 180)) * time.Second
 	changes := make([][]time.Time, len(servers))
 	was, _ := c.health("web")
 	for began := time.Now(); time.Since(began) < long; time.Sleep(25 * time.Millisecond) {
@@ -506,7 +506,7 @@ func (c *controller) probed() map[string]int {
 // TestHealthRate makes 1,000 checks a second through one switch, of TCP and of HTTP.
 func TestHealthRate(t *testing.T) {
 	const hosts, ports, vips = 10, 100, 5
-	for _, typ := range []string{"tcp", "http"} {
+	for _, typ := range []string{"http", "tcp"}[:scale(1, 2)] {
 		t.Run(typ, func(t *testing.T) {
 			l := singleLab(t, secure, hosts)
 			var list []uint16
@@ -536,7 +536,7 @@ func TestHealthRate(t *testing.T) {
 			busy := cpu(t, c.cmd.Process.Pid)
 			busySwitch := cpu(t, l.ovs.PID())
 			dropped := c.lab.tap.packetIns()
-			time.Sleep(10 * time.Second) // what is measured
+			time.Sleep(time.Duration(scale(5, 10)) * time.Second) // what is measured
 			after, took := c.probed(), time.Since(began).Seconds()
 			busy, busySwitch = cpu(t, c.cmd.Process.Pid)-busy, cpu(t, l.ovs.PID())-busySwitch
 			rate := map[string]float64{}
