@@ -47,7 +47,7 @@ func (c *controller) explain(protocol string, from, to netip.AddrPort, at string
 // TestExplain asks, of 300 connections over a ring of switches, for the member that
 // then answers; and of datagrams the same.
 func TestExplain(t *testing.T) {
-	for _, stage := range []string{"managed", "steer"} {
+	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			if stage == "steer" && testing.Short() {
 				t.Skip("one stage is enough")

@@ -259,7 +259,7 @@ func hostsOf(servers []*fickle) (list []*host) {
 // from then on no client meets it, and the clients of the others never notice. It comes
 // back when it is good again. Each verdict changes each switch once, at once.
 func TestHealthFindsFailures(t *testing.T) {
-	for _, stage := range []string{"managed", "steer"}[:scale(1, 2)] {
+	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l, c, client, servers := twoSwitches(t, stage)
 			c.must("PUT", "/v1/vips/web", monitored("tcp", everyHalf("http"), members(8080, hostsOf(servers)...)))
@@ -640,7 +640,7 @@ func acceptSCTP(c net.PacketConn) {
 // through the switches from the VIP's address and from one of its own, and from the
 // controller's own network.
 func TestHealthOfEveryKind(t *testing.T) {
-	for _, stage := range []string{"managed", "steer"} {
+	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l := newLab(t)
 			l.addSwitch("s1", secure)

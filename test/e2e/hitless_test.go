@@ -47,6 +47,10 @@ func scale(short, long int) int {
 	return short
 }
 
+// stages are those that tests go through which ask the same of each; the short form
+// leaves steer to others.
+func stages() []string { return []string{"managed", "steer"}[:scale(1, 2)] }
+
 // seeded returns a source of randomness whose seed is printed; RELIABILITY_SEED
 // runs the same again.
 func seeded(t *testing.T) *rand.Rand {

@@ -406,7 +406,7 @@ func isTimeout(err error) bool {
 // The switch answers ping itself: with and without the controller, in both stages and
 // families, though nobody serves.
 func TestPing(t *testing.T) {
-	for _, stage := range []string{"managed", "steer"} {
+	for _, stage := range stages() {
 		for _, six := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, IPv6=%v", stage, six), func(t *testing.T) {
 				l := singleLab(t, secure, 2)

@@ -450,7 +450,7 @@ func icmpTooBig(t *testing.T, from *host, mac string, quoted []byte, mtu uint16)
 // TestDSR asks that members with the VIP on their loopback serve in mode dsr, over
 // several switches, and see the clients' own addresses.
 func TestDSR(t *testing.T) {
-	for _, stage := range []string{"managed", "steer"} {
+	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l := lineLab(t, 3)
 			var clients, servers []*host
@@ -494,7 +494,7 @@ func TestDSR(t *testing.T) {
 
 // TestDSRCarelessMember asks that a member that claims the VIP in ARP does not get it.
 func TestDSRCarelessMember(t *testing.T) {
-	for _, stage := range []string{"managed", "steer"} {
+	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l := lineLab(t, 2)
 			clients, servers := []*host{l.host("h1"), l.host("h3")}, []*host{l.host("h2"), l.host("h4")}
@@ -727,7 +727,7 @@ func TestUDPSpread(t *testing.T) {
 // TestModesReadBack asks that what is read back from switches is what was written, in every
 // mode: a restart sends nothing.
 func TestModesReadBack(t *testing.T) {
-	for _, stage := range []string{"managed", "steer"} {
+	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l := singleLab(t, secure, 4)
 			servers := l.hosts[1:]

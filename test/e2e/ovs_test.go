@@ -197,7 +197,7 @@ func TestOVSAdoptUnderTraffic(t *testing.T) {
 			before, dpid := l.written(), l.dpid()
 			c := l.serving("observe")
 			adopted, released := &lossFrom{t: t, what: "adopted"}, &lossFrom{t: t, what: "released"}
-			for range scale(4, 30) {
+			for range scale(2, 30) {
 				adopted.add(l.under(func() { c.succeeds("ovs", "adopt", l.db(), "s1", "--stage", stage) }))
 				require.Equal(t, dpid, l.dpid())
 				require.Equal(t, "secure", l.ovs.Vsctl("get", "bridge", "s1", "fail_mode"))
