@@ -63,7 +63,7 @@ func (p *probes) count() int {
 func watched(t *testing.T) (*rig, *probes) {
 	r := ring(t, options{})
 	p := &probes{last: map[simswitch.Place][]byte{}, bridged: map[simswitch.Place][]byte{}}
-	r.Network.Tap = p.tap
+	r.Network.SetTap(p.tap)
 	time.Sleep(10 * time.Second) // each port has sent
 	return r, p
 }

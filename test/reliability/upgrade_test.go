@@ -1,6 +1,7 @@
 package reliability
 
 import (
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -66,10 +67,14 @@ func TestU04AnotherLayout(t *testing.T) {
 				held := len(r.Switch(1).Flows())
 
 				asked, lost, most := 0, 0, 0
+				var mu sync.Mutex
+				before := r
 				f := func() {
+					mu.Lock()
+					defer mu.Unlock()
 					asked++
-					most = max(most, len(r.Switch(1).Flows()))
-					if r.serves("h1", uint16(30000+asked%20000), recs[asked%len(recs)]) == "" {
+					most = max(most, len(before.Switch(1).Flows()))
+					if before.serves("h1", uint16(30000+asked%20000), recs[asked%len(recs)]) == "" {
 						lost++
 					}
 				}
@@ -83,6 +88,8 @@ func TestU04AnotherLayout(t *testing.T) {
 				time.Sleep(time.Second)
 				require.Equal(t, want, r.contents())
 				require.Equal(t, picks, r.picks(40, recs[3]))
+				mu.Lock()
+				defer mu.Unlock()
 				t.Logf("%d flows: %d of %d packets lost over the flip, %v, at most %d flows", held, lost, asked, d, most)
 				require.LessOrEqual(t, most, 2*held)
 				if !noBundles {
@@ -109,8 +116,12 @@ func TestU04AnotherVersion(t *testing.T) {
 		rec := r.install(r.vip(1, "h2", "h3", "h4"))
 		time.Sleep(5 * time.Second)
 		want, n, lost := r.contents(), 0, 0
+		var mu sync.Mutex
+		before := r
 		f := func() {
-			if n++; r.serves("h1", uint16(20000+n), rec) == "" {
+			mu.Lock()
+			defer mu.Unlock()
+			if n++; before.serves("h1", uint16(20000+n), rec) == "" {
 				lost++
 			}
 		}
@@ -128,6 +139,8 @@ func TestU04AnotherVersion(t *testing.T) {
 				require.Equal(t, uint64(version), f.Cookie>>44&0xf)
 			}
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		t.Logf("%d of %d packets lost", lost, n)
 		require.Zero(t, lost)
 	})

@@ -98,6 +98,13 @@ func (n *Network) Link(a, b Place) {
 	n.switches[b.DPID].SetPort(b.Port, true)
 }
 
+// SetTap changes the tap of a network that is in use.
+func (n *Network) SetTap(tap func(from Place, frame []byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.Tap = tap
+}
+
 // medium joins ports that are not the network's own: what leaves by one arrives at all
 // others, and at the hosts of all of them.
 type medium struct {
