@@ -26,7 +26,7 @@ import (
 
 // edgeDelay is how long a port that came up is kept out of floods and of learning:
 // long enough for probes to show whether it leads to another switch.
-const edgeDelay = time.Second
+const edgeDelay = 750 * time.Millisecond
 
 // newHostsAt is how many hosts a second may be new on one port, a second's worth at
 // once. Each changes every managed switch: at ten times that rate Open vSwitch was seen
