@@ -66,6 +66,9 @@ type SwitchDown struct{ DPID ofproto.DPID }
 // compiled again after the event.
 type StageChanged struct{ DPID ofproto.DPID }
 
+// BPDUsChanged says that another choice was made for the BPDUs of a switch.
+type BPDUsChanged struct{ DPID ofproto.DPID }
+
 // PortChanged says that a port came, went or changed.
 type PortChanged struct {
 	DPID    ofproto.DPID

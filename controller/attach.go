@@ -95,7 +95,7 @@ func (c *Controller) attach(ctx context.Context, s *session) error {
 			stage = c.DefaultStage
 		}
 		sw := &Switch{
-			DPID: s.dpid, Remote: s.peer, Desc: s.desc, Stage: stage, Role: s.role, Capabilities: s.caps,
+			DPID: s.dpid, Remote: s.peer, Desc: s.desc, Stage: stage, BPDUs: c.bpdus[s.dpid], Role: s.role, Capabilities: s.caps,
 			Ports: map[ofproto.Port]ofproto.PortDesc{}, Connected: true, Secure: s.cert != nil, Since: x.Now, Faults: map[string]string{},
 			pending: map[flowtable.PartKey]uint64{}, session: s,
 		}

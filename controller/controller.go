@@ -60,6 +60,10 @@ type Store interface {
 	Stages(ctx context.Context) (map[ofproto.DPID]Stage, error)
 	// SetStage stores one durably.
 	SetStage(ctx context.Context, dpid ofproto.DPID, stage Stage) error
+	// BPDUs returns the choices for BPDUs that were made.
+	BPDUs(ctx context.Context) (map[ofproto.DPID]BPDUs, error)
+	// SetBPDUs stores one durably.
+	SetBPDUs(ctx context.Context, dpid ofproto.DPID, b BPDUs) error
 	// NextTerm returns a number above least and above all it ever returned.
 	NextTerm(ctx context.Context, least uint64) (uint64, error)
 	// Capabilities returns what was probed of each kind of switch.
@@ -120,6 +124,7 @@ type Controller struct {
 	ctx       *Context
 	sessions  map[ofproto.DPID]*session // claimed, attached or not
 	stages    map[ofproto.DPID]Stage
+	bpdus     map[ofproto.DPID]BPDUs
 	away      map[ofproto.DPID]*Switch // were connected since the start
 	goneAt    map[ofproto.DPID]time.Time
 	seq       uint64 // of assigned parts
@@ -134,6 +139,10 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 	stages, err := o.Store.Stages(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("controller: read stages: %w", err)
+	}
+	bpdus, err := o.Store.BPDUs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("controller: read choices for BPDUs: %w", err)
 	}
 	term, err := o.Store.NextTerm(ctx, 0)
 	if err != nil {
@@ -158,6 +167,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		apps:     map[flowtable.AppID]App{},
 		sessions: map[ofproto.DPID]*session{},
 		stages:   stages,
+		bpdus:    bpdus,
 		away:     map[ofproto.DPID]*Switch{},
 		goneAt:   map[ofproto.DPID]time.Time{},
 		ctx:      NewContext(time.Now(), o.Graph, nil),
@@ -361,6 +371,7 @@ func (c *Controller) Known(ctx context.Context, f func(*Context, *Switch)) error
 			if stage, ok := c.stages[dpid]; ok {
 				all[dpid].Stage = stage
 			}
+			all[dpid].BPDUs = c.bpdus[dpid]
 			f(x, all[dpid])
 		}
 	})

@@ -663,6 +663,19 @@ func TestStageIsStored(t *testing.T) {
 	})
 }
 
+func TestBPDUsAreStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, simswitch.Options{}, lab.Options{})
+		require.Equal(t, controller.BPDUsDrop, r.connected().BPDUs)
+		require.NoError(t, r.Core.SetBPDUs(t.Context(), 1, controller.BPDUsForward))
+		require.Equal(t, controller.BPDUsForward, r.connected().BPDUs)
+		r.Stop()
+		l := lab.Start(t, r.Network, lab.Options{Only: true, Memory: r.Memory})
+		synctest.Wait()
+		l.Do(func(c *controller.Context) { require.Equal(t, controller.BPDUsForward, c.Switch(1).BPDUs) })
+	})
+}
+
 // TestChaos changes parts while the connection breaks and the switch refuses, and
 // wants the switch at the desired state when all is quiet again.
 func TestChaos(t *testing.T) {

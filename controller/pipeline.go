@@ -73,7 +73,9 @@ const (
 	PrioMark      uint16 = 65500 // ingress: the mark of the store
 	PrioDiscovery uint16 = 65000 // ingress: LLDP
 	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
+	PrioBPDUGuard uint16 = 51000 // ingress: BPDUs, where they block the port
 	PrioBlocked   uint16 = 50000 // ingress: ports that another one leads to the same segment for
+	PrioBPDU      uint16 = 45000 // ingress: BPDUs
 	PrioVIPNoLink uint16 = 40100 // ingress: neighbour solicitations for a VIP without a link address
 	PrioVIPARP    uint16 = 40000 // ingress: ARP, neighbour solicitations for a VIP
 	PrioVIPOwn    uint16 = 39002 // ingress: ARP of a VIP's own MAC
@@ -136,8 +138,10 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioMark, App: AppStore, Stages: "all", Match: "an EtherType and address that no packet has, made of the store's identity", Does: "nothing; marks the switch as programmed from this store"},
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
 				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP, neighbour messages to the controller's own MAC", Does: "to the controller, and nowhere else"},
+				{Priority: PrioBPDUGuard, App: AppDiscovery, Stages: "managed", Match: "BPDU, where the switch guards against them", Does: "to the controller, and nowhere else: the port is blocked"},
 				{Priority: PrioVIPNoLink, App: AppBalancer, Stages: "steer, managed", Match: "neighbour solicitation for a VIP that does not say who asks, as in duplicate address detection", Does: "to the controller, which answers"},
-				{Priority: PrioBlocked, App: AppForwarding, Stages: "managed", Match: "port on a segment that another port leads to", Does: "drop: what comes here comes there too"},
+				{Priority: PrioBlocked, App: AppForwarding, Stages: "managed", Match: "port that is blocked: another leads to its segment, or a guard has found a reason", Does: "drop"},
+				{Priority: PrioBPDU, App: AppDiscovery, Stages: "managed; observe, steer where forwarded", Match: "BPDU", Does: "managed: drop, or on to vip, where it is flooded; observe, steer: out of all other ports"},
 				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request, neighbour solicitation for a VIP", Does: "turned into the reply and sent back, solicitations by way of vip; by the controller where the switch cannot"},
 				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "dsr: ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
 				{Priority: PrioVIPAsks, App: AppBalancer, Stages: "steer, managed", Match: "dsr: ARP request of another MAC that has a VIP's address for its own", Does: "the address is taken out; on as any other packet"},

@@ -48,6 +48,7 @@ type Switch struct {
 	Remote       netip.AddrPort
 	Desc         ofproto.Desc
 	Stage        Stage
+	BPDUs        BPDUs
 	Role         ofproto.Role
 	Capabilities Capabilities
 	Ports        map[ofproto.Port]ofproto.PortDesc

@@ -272,6 +272,18 @@ func (f *fakeNetwork) SetStage(ctx context.Context, dpid ofproto.DPID, stage str
 	return nil
 }
 
+func (f *fakeNetwork) SetBPDUs(ctx context.Context, dpid ofproto.DPID, bpdus string) error {
+	v, err := f.Switch(ctx, dpid)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v.BPDUs = bpdus
+	f.switches[dpid] = v
+	return nil
+}
+
 func (f *fakeNetwork) Confirm(ctx context.Context, dpid ofproto.DPID) error {
 	v, err := f.Switch(ctx, dpid)
 	if err != nil {

@@ -26,6 +26,9 @@ type Network interface {
 	// SetStage stores the stage of a switch, one of Stages. It is durable when it
 	// returns; the switch follows.
 	SetStage(ctx context.Context, dpid ofproto.DPID, stage string) error
+	// SetBPDUs stores what a switch does with BPDUs, one of BPDUs. It is durable when it
+	// returns; the switch follows.
+	SetBPDUs(ctx context.Context, dpid ofproto.DPID, bpdus string) error
 	// Confirm lets a switch be written to that was held back because the store does
 	// not seem to be the one it was programmed from. A switch that is not held stays
 	// as it is.
@@ -50,12 +53,17 @@ type Network interface {
 // Stages are the stages of a switch, from the least to the most that Fairlead does.
 var Stages = []string{"observe", "steer", "managed"}
 
+// BPDUs are the choices for the frames of spanning tree that reach a switch; the first is
+// what holds where none was made.
+var BPDUs = []string{"drop", "forward", "guard"}
+
 // SwitchView is a switch as the API shows it.
 type SwitchView struct {
 	DPID         string           `json:"dpid"` // 16 hex digits
 	Connection   ConnectionView   `json:"connection"`
 	Role         string           `json:"role"`  // of this controller: master, slave, equal or nochange; empty when not connected
 	Stage        string           `json:"stage"` // one of Stages
+	BPDUs        string           `json:"bpdus"` // one of BPDUs
 	Description  DescriptionView  `json:"description"`
 	Capabilities CapabilitiesView `json:"capabilities"`
 	Ports        []PortView       `json:"ports"`
@@ -144,6 +152,9 @@ type PortView struct {
 	MAC       string `json:"mac"`
 	Up        bool   `json:"up"`
 	SpeedKbps uint32 `json:"speed_kbps"` // 0 when the switch does not say
+	// Blocked is why nothing is sent to the port and nothing taken from it; empty: it is
+	// not blocked.
+	Blocked string `json:"blocked,omitempty"`
 	// IfaceID and AttachedMAC are external ids of the interface, where its OVSDB is
 	// connected and has them.
 	IfaceID     string `json:"iface_id,omitempty"`
@@ -338,7 +349,36 @@ func (s *Server) putStage(c echo.Context) error {
 	if !slices.Contains(Stages, stage) {
 		return badField("stage", "%q is none of %s", stage, strings.Join(Stages, ", "))
 	}
-	if err := s.setStage(c.Request().Context(), dpid, stage, cond); err != nil {
+	err = s.setSwitch(c.Request().Context(), dpid, cond, func(ctx context.Context) error { return s.o.Network.SetStage(ctx, dpid, stage) })
+	if err != nil {
+		return err
+	}
+	s.wait(c, wait, func(ctx context.Context) error { return s.o.Network.Settled(ctx, dpid) })
+	return s.respondSwitch(c, dpid)
+}
+
+func (s *Server) putBPDUs(c echo.Context) error {
+	dpid, err := dpidParam(c)
+	if err != nil {
+		return err
+	}
+	cond, wait, err := writeParams(c)
+	if err != nil {
+		return err
+	}
+	body, err := readBody(c)
+	if err != nil {
+		return err
+	}
+	var bpdus string
+	if err := decodeFields(body, map[string]any{"bpdus": &bpdus}); err != nil {
+		return err
+	}
+	if !slices.Contains(BPDUs, bpdus) {
+		return badField("bpdus", "%q is none of %s", bpdus, strings.Join(BPDUs, ", "))
+	}
+	err = s.setSwitch(c.Request().Context(), dpid, cond, func(ctx context.Context) error { return s.o.Network.SetBPDUs(ctx, dpid, bpdus) })
+	if err != nil {
 		return err
 	}
 	s.wait(c, wait, func(ctx context.Context) error { return s.o.Network.Settled(ctx, dpid) })
@@ -375,7 +415,8 @@ func (s *Server) deleteCertificate(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-func (s *Server) setStage(ctx context.Context, dpid ofproto.DPID, stage string, cond balancer.Condition) error {
+// setSwitch has something stored of a switch, on a condition on its entity tag.
+func (s *Server) setSwitch(ctx context.Context, dpid ofproto.DPID, cond balancer.Condition, set func(context.Context) error) error {
 	s.stages.Lock()
 	defer s.stages.Unlock()
 	if cond.IfMatch != "" || cond.IfNoneMatch {
@@ -387,7 +428,7 @@ func (s *Server) setStage(ctx context.Context, dpid ofproto.DPID, stage string, 
 			return fmt.Errorf("switch %s is in stage %s: %w", dpid, v.Stage, ErrPrecondition)
 		}
 	}
-	return s.o.Network.SetStage(ctx, dpid, stage)
+	return set(ctx)
 }
 
 func (s *Server) listFlows(c echo.Context) error {

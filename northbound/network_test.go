@@ -74,6 +74,25 @@ func TestStage(t *testing.T) {
 	r.refused(404, nil, "PUT /v1/switches/00000000000000ff/stage", `{"stage":"steer"}`, "If-Match", "*")
 }
 
+func TestBPDUs(t *testing.T) {
+	r := newRig(t)
+	const put = "PUT " + sw1 + "/bpdus"
+	doc := r.ok(200, put, `{"bpdus":"forward"}`)
+	require.Equal(t, "forward", doc["bpdus"])
+	require.Equal(t, "forward", r.network.switches[1].BPDUs)
+	require.Zero(t, r.network.settled)
+	r.ok(200, put+"?wait=1s", `{"bpdus":"guard"}`)
+	require.Equal(t, 1, r.network.settled)
+	r.refused(412, nil, put, `{"bpdus":"drop"}`, "If-Match", `"managed"`)
+	for body, fields := range map[string][]string{
+		``: nil, `null`: {"bpdus"}, `{}`: {"bpdus"}, `{"bpdus":null}`: {"bpdus"}, `{"bpdus":"eat"}`: {"bpdus"}, `{"bpdus":""}`: {"bpdus"}, `{"bpdus":"drop","x":1}`: {"x"},
+	} {
+		r.refused(400, fields, put, body)
+	}
+	require.Equal(t, "guard", r.network.switches[1].BPDUs)
+	r.refused(404, nil, "PUT /v1/switches/00000000000000ff/bpdus", `{"bpdus":"drop"}`)
+}
+
 func flowStats(table ofproto.Table, priority uint16, fields ...ofproto.Field) ofproto.FlowStats {
 	return ofproto.FlowStats{Table: table, Priority: priority, Match: ofproto.NewMatch(fields...),
 		DurationSec: 61, DurationNsec: 500e6, IdleTimeout: 30, Cookie: 0x46, Packets: 3, Bytes: 180}

@@ -29,6 +29,7 @@ func (s *Server) routes() []route {
 		{http.MethodGet, "/v1/switches", s.listSwitches},
 		{http.MethodGet, "/v1/switches/:dpid", s.getSwitch},
 		{http.MethodPut, "/v1/switches/:dpid/stage", s.putStage},
+		{http.MethodPut, "/v1/switches/:dpid/bpdus", s.putBPDUs},
 		{http.MethodPost, "/v1/switches/:dpid/confirm", s.postConfirm},
 		{http.MethodDelete, "/v1/switches/:dpid/certificate", s.deleteCertificate},
 		{http.MethodGet, "/v1/switches/:dpid/flows", s.listFlows},

@@ -3,7 +3,7 @@ package topology
 import "fmt"
 
 // Event is one change of the graph: SwitchAdded, SwitchGone, PortChanged,
-// PortSettled, LinkUp, LinkDown, LinkChanged, SegmentChanged, HostAdded, HostMoved, HostChanged,
+// PortSettled, PortBlocked, LinkUp, LinkDown, LinkChanged, SegmentChanged, HostAdded, HostMoved, HostChanged,
 // HostFlaps or HostGone. Events are values and may be kept.
 type Event interface {
 	fmt.Stringer
@@ -27,9 +27,11 @@ const (
 	ReasonLink
 	// ReasonEvicted: the table was full and the host had been silent longest.
 	ReasonEvicted
+	// ReasonBlocked: its port was blocked by a guard.
+	ReasonBlocked
 )
 
-var reasons = [...]string{"none", "expired", "port lost", "switch gone", "port is a link", "table full"}
+var reasons = [...]string{"none", "expired", "port lost", "switch gone", "port is a link", "table full", "port blocked"}
 
 // String returns the reason in words.
 func (r Reason) String() string {

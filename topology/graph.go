@@ -65,6 +65,7 @@ type Graph struct {
 	bridged   map[ends]time.Time // ports that hear each other over bridges, until then
 	onSegment map[Place]bool     // ports that were found on a segment since they came up
 	unmanaged map[DPID]bool
+	blocks    map[Place]Block // by guards
 	hosts     hosts
 
 	latest *fabric // not yet of a snapshot; nil or old: to be made
@@ -118,6 +119,7 @@ func New(o Options) *Graph {
 		bridged:   map[ends]time.Time{},
 		onSegment: map[Place]bool{},
 		unmanaged: map[DPID]bool{},
+		blocks:    map[Place]Block{},
 	}
 }
 
@@ -292,7 +294,8 @@ func (g *Graph) Expire(now time.Time) []Event {
 	}
 	// Delays first: one that begins with a link that expires is not over yet.
 	apart := g.unbridge(func(_ ends, until time.Time) bool { return !until.After(g.now) })
-	evs := slices.Concat(apart, g.settled(), g.settle(ReasonExpired, changed), g.expireHosts())
+	free := g.unblock(func(_ Place, b Block) bool { return !b.Until.After(g.now) })
+	evs := slices.Concat(apart, free, g.settled(), g.settle(ReasonExpired, changed), g.expireHosts())
 	return g.changed(evs)
 }
 
@@ -317,6 +320,9 @@ func (g *Graph) NextExpiry() time.Time {
 	}
 	for _, t := range g.bridged {
 		due(t)
+	}
+	for _, b := range g.blocks {
+		due(b.Until)
 	}
 	if e := g.hosts.lru.Back(); e != nil {
 		due(e.Value.(*station).host.LastSeen.Add(g.options.HostTTL))
@@ -375,7 +381,7 @@ func (g *Graph) settled() []Event {
 // isEdge reports whether hosts can be at p.
 func (g *Graph) isEdge(p Place) bool {
 	_, settling := g.settling[p]
-	if !g.up(p) || settling || len(g.away[p]) > 0 {
+	if _, blocked := g.blocks[p]; blocked || !g.up(p) || settling || len(g.away[p]) > 0 {
 		return false
 	}
 	if len(g.bridged) > 0 {
@@ -444,6 +450,7 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 	delete(n.ports, p.Port)
 	delete(g.settling, p)
 	delete(g.away, p)
+	delete(g.blocks, p)
 	n.sorted = nil
 	old.Up = false
 	evs := []Event{PortChanged{Place: p, Port: old, Gone: true}}
@@ -545,6 +552,7 @@ func (g *Graph) settle(why Reason, changed []*edge) []Event {
 		switch {
 		case state == StateUp && was != StateUp:
 			ups = append(ups, LinkUp{e.link})
+			ups = append(ups, g.unblock(func(p Place, _ Block) bool { return p == e.link.A || p == e.link.B })...)
 		case state != StateUp && was == StateUp:
 			reason := why
 			if state == StateShared {

@@ -25,6 +25,7 @@ type fabric struct {
 	segmentAt map[Place]int // of segments, by port
 	beside    map[vertex][]vertex
 	unmanaged map[DPID]bool
+	blocks    map[Place]Block
 
 	// Computed when first asked for. Two readers may compute the same at once;
 	// both get the same, so either may be kept.
@@ -85,7 +86,7 @@ func (g *Graph) newFabric(links []Link) *fabric {
 	}
 	f.spanning = sync.OnceValue(f.span)
 	f.over = make([][]arc, len(g.switches))
-	f.unmanaged = maps.Clone(g.unmanaged)
+	f.unmanaged, f.blocks = maps.Clone(g.unmanaged), maps.Clone(g.blocks)
 	f.assignRoles(f.unmanaged)
 	for i, as := range f.over {
 		f.over[i] = append(f.arcs[i][:len(f.arcs[i]):len(f.arcs[i])], as...)

@@ -290,6 +290,10 @@ func (f *fabric) assignRoles(unmanaged map[DPID]bool) {
 			if ports[j].Role == RoleOpen {
 				continue
 			}
+			if b, ok := f.blocks[p.Place]; ok {
+				ports[j].Role, ports[j].Reason = RoleBlocked, b.Reason
+				continue
+			}
 			d := f.domain(p.DPID)
 			switch by, taken := open[d]; {
 			case taken:
@@ -340,11 +344,9 @@ func (f *fabric) Segment(p Place) (Segment, SegmentRole, bool) {
 	return s, s.Ports[j].Role, true
 }
 
-// IsBlocked reports whether a port is blocked because another leads to its segment.
-func (f *fabric) IsBlocked(p Place) bool {
-	_, role, ok := f.Segment(p)
-	return ok && role == RoleBlocked
-}
+// IsBlocked reports whether a port is blocked, by a guard or because another leads to its
+// segment.
+func (f *fabric) IsBlocked(p Place) bool { return f.Blocked(p) != "" }
 
 // sets are disjoint sets.
 type sets[T comparable] struct{ parent map[T]T }

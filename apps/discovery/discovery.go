@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fairlead/fairlead/controller"
@@ -83,8 +85,12 @@ func (a *App) Parts(*controller.Context, *controller.Switch) []string { return [
 
 // Compile implements controller.App.
 func (a *App) Compile(_ *controller.Context, sw *controller.Switch, _ string) controller.Source {
-	stage, caps := sw.Stage, sw.Capabilities
-	return controller.Source{Build: func() flowtable.Part { return basePart(stage, caps) }}
+	stage, caps, bpdus := sw.Stage, sw.Capabilities, sw.BPDUs
+	return controller.Source{Build: func() flowtable.Part {
+		p := basePart(stage, caps)
+		p.Flows = append(p.Flows, bpduFlows(bpdus, stage, caps)...)
+		return p
+	}}
 }
 
 // basePart takes discovery frames out of the traffic, and copies what tells of
@@ -129,6 +135,11 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.wakeUp(c)
 	case controller.StageChanged:
 		a.stage(c, e.DPID)
+	case controller.BPDUsChanged:
+		c.Dirty(e.DPID, partBase)
+		if sw := c.Switch(e.DPID); sw != nil {
+			a.guards(c, sw)
+		}
 	case controller.Applied:
 		// Probes that come before the switch takes them out are lost on it.
 		if sw := c.Switch(e.DPID); sw != nil && e.Err == nil {
@@ -256,6 +267,7 @@ func (a *App) bridgedEvery() time.Duration {
 func (a *App) stage(c *controller.Context, dpid ofproto.DPID) {
 	if sw := c.Switch(dpid); sw != nil {
 		emit(c, c.Graph.SetManaged(topology.DPID(dpid), sw.Stage == controller.StageManaged, c.Now))
+		a.guards(c, sw)
 	}
 }
 
@@ -265,6 +277,10 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		return
 	}
 	at := place(e.DPID, e.InPort)
+	if isBPDU(ofproto.MAC(f.Ethernet().Dst)) {
+		a.bpdu(c, at, f)
+		return
+	}
 	if l, ok := f.LLDP(); ok {
 		switch from, kind, ok := a.verify(l); {
 		case !ok:
@@ -343,6 +359,8 @@ func describe(event any) (kind string, data any) {
 		return "link", map[string]any{"event": "up", "a": e.Link.A, "b": e.Link.B}
 	case topology.LinkDown:
 		return "link", map[string]any{"event": "down", "a": e.Link.A, "b": e.Link.B, "reason": e.Reason}
+	case topology.PortBlocked:
+		return "port", map[string]any{"event": map[bool]string{true: "unblocked", false: "blocked"}[e.Reason == ""], "dpid": e.Place.DPID, "port": uint32(e.Place.Port), "reason": e.Reason}
 	case topology.SegmentChanged:
 		if e.A == e.B {
 			return "", nil
@@ -368,6 +386,7 @@ type savedGraph struct {
 	Links    [][2]savedPlace `json:"links"`
 	Segments [][]savedPlace  `json:"segments,omitempty"`
 	Hosts    []savedHost     `json:"hosts"`
+	Blocks   []savedBlock    `json:"blocks,omitempty"`
 }
 
 type savedSwitch struct {
@@ -393,6 +412,14 @@ type savedHost struct {
 	VLAN  uint16       `json:"vlan,omitempty"`
 	Place savedPlace   `json:"place"`
 	IPs   []netip.Addr `json:"ips,omitempty"`
+}
+
+// savedBlock is a port that a guard keeps out of use.
+type savedBlock struct {
+	Place  savedPlace     `json:"place"`
+	Guard  topology.Guard `json:"guard"`
+	Reason string         `json:"reason"`
+	Until  time.Time      `json:"until"`
 }
 
 func savePlace(p topology.Place) savedPlace { return savedPlace{uint64(p.DPID), uint32(p.Port)} }
@@ -435,6 +462,11 @@ func (a *App) save(c *controller.Context) {
 	for _, h := range snap.Hosts() {
 		g.Hosts = append(g.Hosts, savedHost{ofproto.MAC(h.MAC), h.VLAN, savePlace(h.Place), h.IPs})
 	}
+	blocks := snap.Blocks()
+	for _, p := range slices.SortedFunc(maps.Keys(blocks), topology.Place.Compare) {
+		b := blocks[p]
+		g.Blocks = append(g.Blocks, savedBlock{savePlace(p), b.Guard, b.Reason, b.Until})
+	}
 	b, err := json.Marshal(g)
 	if err != nil {
 		return // cannot happen: the types have no cycles and no channels
@@ -463,6 +495,9 @@ func Restore(g *topology.Graph, saved []byte, now time.Time) error {
 		g.SetManaged(topology.DPID(sw.DPID), !sw.Unmanaged, now.Add(-trustFor))
 	}
 	g.Expire(now)
+	for _, b := range s.Blocks {
+		g.SeedBlock(b.Place.place(), topology.Block{Guard: b.Guard, Reason: b.Reason, Until: b.Until}, now)
+	}
 	for _, ports := range s.Segments {
 		places := make([]topology.Place, len(ports))
 		for i, p := range ports {

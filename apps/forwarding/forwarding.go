@@ -60,6 +60,8 @@ func (a *App) Handle(c *controller.Context, event any) {
 		c.Dirty(ofproto.DPID(e.Place.DPID), partBase)
 	case topology.PortSettled:
 		c.Dirty(ofproto.DPID(e.Place.DPID), partBase)
+	case topology.PortBlocked:
+		c.Dirty(ofproto.DPID(e.Place.DPID), partBase)
 	case topology.SegmentChanged:
 		c.DirtyAll(partBase)
 	case topology.LinkChanged:

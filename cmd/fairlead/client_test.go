@@ -93,6 +93,7 @@ func (i *fakeVIPs) Wait(context.Context, string, uint64) error {
 type fakeNetwork struct {
 	mu    sync.Mutex
 	stage string
+	bpdus string
 }
 
 func (n *fakeNetwork) Switches(ctx context.Context) ([]northbound.SwitchView, error) {
@@ -106,10 +107,10 @@ func (n *fakeNetwork) Switch(_ context.Context, dpid ofproto.DPID) (northbound.S
 	if dpid != 1 {
 		return northbound.SwitchView{}, fmt.Errorf("switch %s: %w", dpid, northbound.ErrNotFound)
 	}
-	return northbound.SwitchView{DPID: dpid.String(), Stage: n.stage, Role: "master",
+	return northbound.SwitchView{DPID: dpid.String(), Stage: n.stage, BPDUs: n.bpdus, Role: "master",
 		Connection:  northbound.ConnectionView{State: "connected", Address: "10.9.0.1:40000"},
 		Description: northbound.DescriptionView{Hardware: "Open vSwitch", Software: "3.1.0"},
-		Ports: []northbound.PortView{{Port: 1, Name: "s1-eth1", MAC: "02:00:00:00:00:01", Up: true},
+		Ports: []northbound.PortView{{Port: 1, Name: "s1-eth1", MAC: "02:00:00:00:00:01", Up: true, Blocked: "another port leads there"},
 			{Port: uint32(ofproto.PortLocal), Name: "s1", MAC: "02:00:00:00:00:02", Up: true}},
 		Faults: []northbound.FaultView{{Object: "vip/web", Reason: "OFPGMFC_OUT_OF_GROUPS\x1b[2J"}}}, nil
 }
@@ -121,6 +122,16 @@ func (n *fakeNetwork) SetStage(ctx context.Context, dpid ofproto.DPID, stage str
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.stage = stage
+	return nil
+}
+
+func (n *fakeNetwork) SetBPDUs(ctx context.Context, dpid ofproto.DPID, bpdus string) error {
+	if _, err := n.Switch(ctx, dpid); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bpdus = bpdus
 	return nil
 }
 
@@ -410,6 +421,10 @@ func TestSwitchCommands(t *testing.T) {
 	require.Equal(t, "switch 1 in stage steer\n", r.done("switch stage 1 steer --wait 1s"))
 	require.Equal(t, "steer", r.network.stage)
 	require.Contains(t, r.done("switch stage 1 managed -o json"), `"stage": "managed"`)
+	require.Contains(t, out, "another port leads there")
+	require.Equal(t, "switch 1: BPDUs forward\n", r.done("switch bpdus 1 forward --wait 1s"))
+	require.Equal(t, "forward", r.network.bpdus)
+	require.Contains(t, r.done("switch bpdus 1 guard -o json"), `"bpdus": "guard"`)
 	out = r.done("switch flows 1")
 	require.Equal(t, 1501, strings.Count(out, "\n"), "all pages")
 	require.Contains(t, out, "eth_type=0x0800,ipv4_dst=10.0.0.100")
@@ -425,6 +440,8 @@ func TestSwitchCommands(t *testing.T) {
 		"switch stage 1":                  "arg",
 		"switch stage 1 fly":              "stage",
 		"switch stage zz steer":           "dpid",
+		"switch bpdus 1 eat":              "bpdus",
+		"switch bpdus zz drop":            "dpid",
 	} {
 		require.Contains(t, r.fails(exitUsage, line), says, line)
 	}

@@ -14,7 +14,8 @@ import (
 
 // Buckets and keys of what the controller itself stores.
 const (
-	switchesBucket   = "switches" // dpid, 16 hex digits → switchState
+	switchesBucket   = "switches"     // dpid, 16 hex digits → switchState
+	bpdusBucket      = "switch-bpdus" // dpid, 16 hex digits → controller.BPDUs
 	controllerBucket = "controller"
 	termKey          = "term"
 	topologyKey      = "topology"
@@ -33,24 +34,48 @@ type switchState struct {
 // Stages implements controller.Store.
 func (s state) Stages(context.Context) (map[ofproto.DPID]controller.Stage, error) {
 	stages := map[ofproto.DPID]controller.Stage{}
+	stored, err := readSwitches[switchState](s.db, switchesBucket)
+	for dpid, st := range stored {
+		stages[dpid] = st.Stage
+	}
+	return stages, err
+}
+
+// readSwitches reads what a bucket keeps by datapath id.
+func readSwitches[T any](db *store.Store, bucket string) (map[ofproto.DPID]T, error) {
+	all := map[ofproto.DPID]T{}
 	var bad error
-	err := s.db.View(func(tx *store.Tx) error {
-		tx.Range(switchesBucket, "", "", func(key string, value []byte) bool {
+	err := db.View(func(tx *store.Tx) error {
+		tx.Range(bucket, "", "", func(key string, value []byte) bool {
 			dpid, err := strconv.ParseUint(key, 16, 64)
-			var st switchState
+			var one T
 			if err == nil {
-				err = json.Unmarshal(value, &st)
+				err = json.Unmarshal(value, &one)
 			}
 			if err != nil {
 				bad = fmt.Errorf("stored switch %q: %w", key, err)
 				return false
 			}
-			stages[ofproto.DPID(dpid)] = st.Stage
+			all[ofproto.DPID(dpid)] = one
 			return true
 		})
 		return bad
 	})
-	return stages, err
+	return all, err
+}
+
+// BPDUs implements controller.Store.
+func (s state) BPDUs(context.Context) (map[ofproto.DPID]controller.BPDUs, error) {
+	return readSwitches[controller.BPDUs](s.db, bpdusBucket)
+}
+
+// SetBPDUs implements controller.Store.
+func (s state) SetBPDUs(ctx context.Context, dpid ofproto.DPID, b controller.BPDUs) error {
+	value, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return s.db.Update(ctx, func(tx *store.Tx) error { return tx.Put(bpdusBucket, dpid.String(), value) })
 }
 
 // SetStage implements controller.Store.

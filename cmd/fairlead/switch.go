@@ -16,7 +16,7 @@ import (
 )
 
 func switchCommand() *cobra.Command {
-	return group("switch", "Switches", switchList(), switchGet(), switchStage(), switchConfirm(), switchUnbind(), switchFlows(), switchGroups())
+	return group("switch", "Switches", switchList(), switchGet(), switchStage(), switchBPDUs(), switchConfirm(), switchUnbind(), switchFlows(), switchGroups())
 }
 
 // switchPath checks a DPID: up to 16 hex digits.
@@ -48,9 +48,9 @@ func switchList() *cobra.Command {
 }
 
 func switchTable(w *tabwriter.Writer, list ...northbound.SwitchView) error {
-	row(w, "DPID", "STATE", "SECURE", "ROLE", "STAGE", "ADDRESS", "PORTS", "FLOWS", "GROUPS", "FAULTS", "SOFTWARE")
+	row(w, "DPID", "STATE", "SECURE", "ROLE", "STAGE", "BPDUS", "ADDRESS", "PORTS", "FLOWS", "GROUPS", "FAULTS", "SOFTWARE")
 	for _, s := range list {
-		row(w, s.DPID, s.Connection.State, s.Connection.Secure, s.Role, s.Stage, s.Connection.Address, s.Counts.Ports, s.Counts.Flows, s.Counts.Groups,
+		row(w, s.DPID, s.Connection.State, s.Connection.Secure, s.Role, s.Stage, s.BPDUs, s.Connection.Address, s.Counts.Ports, s.Counts.Flows, s.Counts.Groups,
 			len(s.Faults), strings.TrimSpace(s.Description.Hardware+" "+s.Description.Software))
 	}
 	return nil
@@ -83,9 +83,9 @@ func switchGet() *cobra.Command {
 					capabilityTable(w, k)
 				}
 				gap(w)
-				row(w, "PORT", "NAME", "MAC", "UP", "KBPS", "IFACE-ID", "ATTACHED-MAC")
+				row(w, "PORT", "NAME", "MAC", "UP", "KBPS", "IFACE-ID", "ATTACHED-MAC", "BLOCKED")
 				for _, p := range s.Ports {
-					row(w, ofproto.Port(p.Port), p.Name, p.MAC, p.Up, p.SpeedKbps, p.IfaceID, p.AttachedMAC)
+					row(w, ofproto.Port(p.Port), p.Name, p.MAC, p.Up, p.SpeedKbps, p.IfaceID, p.AttachedMAC, p.Blocked)
 				}
 				if len(s.Faults) > 0 {
 					gap(w)
@@ -157,6 +157,37 @@ func switchStage() *cobra.Command {
 		}
 		if c.output == "table" {
 			return c.done("switch %s in stage %s", args[0], args[1])
+		}
+		return c.print(a.body, nil)
+	})
+}
+
+func switchBPDUs() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "bpdus DPID CHOICE", Short: "Say what a switch does with BPDUs: " + strings.Join(northbound.BPDUs, ", "), Args: cobra.ExactArgs(2),
+		Long: "Say what a switch does with the frames of spanning tree that reach it. drop: they end at a managed switch; in the\n" +
+			"stages below, the switch's own forwarding decides. forward: they go through it as through a cable, in every stage.\n" +
+			"guard: one at an edge port of a managed switch blocks the port, until none came for 30 seconds.",
+	}
+	wait := waitFlag(cmd)
+	return clientCommand(cmd, outputs, func(c *client, args []string) error {
+		path, err := switchPath(args[0])
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(northbound.BPDUs, args[1]) {
+			return fmt.Errorf("bpdus: %q is none of %s", args[1], strings.Join(northbound.BPDUs, ", "))
+		}
+		body, err := json.Marshal(map[string]string{"bpdus": args[1]})
+		if err != nil {
+			return err
+		}
+		a, err := c.do(call{method: http.MethodPut, path: path + "/bpdus", body: body, wait: *wait})
+		if err != nil {
+			return err
+		}
+		if c.output == "table" {
+			return c.done("switch %s: BPDUs %s", args[0], args[1])
 		}
 		return c.print(a.body, nil)
 	})

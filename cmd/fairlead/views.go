@@ -82,6 +82,7 @@ func switchView(c *controller.Context, sw *controller.Switch) northbound.SwitchV
 		DPID:       sw.DPID.String(),
 		Connection: northbound.ConnectionView{State: "disconnected", Since: sw.Since},
 		Stage:      sw.Stage.String(),
+		BPDUs:      sw.BPDUs.String(),
 		Description: northbound.DescriptionView{
 			Manufacturer: sw.Desc.Manufacturer, Hardware: sw.Desc.Hardware, Software: sw.Desc.Software,
 			Serial: sw.Desc.Serial, Datapath: sw.Desc.Datapath,
@@ -109,15 +110,16 @@ func switchView(c *controller.Context, sw *controller.Switch) northbound.SwitchV
 		v.Connection.State, v.Role = "connected", sw.Role.String()
 		v.Connection.Address, v.Connection.Secure = sw.Remote.String(), sw.Secure
 	}
+	snap := c.Graph.Snapshot()
 	for _, p := range sw.PortList() {
 		v.Ports = append(v.Ports, northbound.PortView{
 			Port: uint32(p.Port), Name: p.Name, MAC: p.HWAddr.String(), Up: p.Up(), SpeedKbps: p.CurrSpeed,
+			Blocked: snap.Blocked(topology.Place{DPID: topology.DPID(sw.DPID), Port: topology.Port(p.Port)}),
 		})
 	}
 	for object, reason := range sw.Faults {
 		v.Faults = append(v.Faults, northbound.FaultView{Object: object, Reason: reason})
 	}
-	snap := c.Graph.Snapshot()
 	for _, l := range snap.Links() {
 		if ofproto.DPID(l.A.DPID) == sw.DPID || ofproto.DPID(l.B.DPID) == sw.DPID {
 			v.Counts.Links++
@@ -140,6 +142,17 @@ func (n network) SetStage(ctx context.Context, dpid ofproto.DPID, stage string) 
 		return err
 	}
 	return n.core.SetStage(ctx, dpid, s)
+}
+
+func (n network) SetBPDUs(ctx context.Context, dpid ofproto.DPID, bpdus string) error {
+	var b controller.BPDUs
+	if err := b.UnmarshalText([]byte(bpdus)); err != nil {
+		return err
+	}
+	if _, err := n.Switch(ctx, dpid); err != nil {
+		return err
+	}
+	return n.core.SetBPDUs(ctx, dpid, b)
 }
 
 func (n network) Confirm(ctx context.Context, dpid ofproto.DPID) error {

@@ -38,6 +38,7 @@ type Memory struct {
 
 	mu       sync.Mutex
 	stages   map[ofproto.DPID]controller.Stage
+	bpdus    map[ofproto.DPID]controller.BPDUs
 	term     uint64
 	topology []byte
 	kinds    map[string]controller.Capabilities
@@ -60,6 +61,26 @@ func (m *Memory) SetStage(_ context.Context, dpid ofproto.DPID, stage controller
 		m.stages = map[ofproto.DPID]controller.Stage{}
 	}
 	m.stages[dpid] = stage
+	return nil
+}
+
+// BPDUs implements controller.Store.
+func (m *Memory) BPDUs(context.Context) (map[ofproto.DPID]controller.BPDUs, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	bpdus := map[ofproto.DPID]controller.BPDUs{}
+	maps.Copy(bpdus, m.bpdus)
+	return bpdus, nil
+}
+
+// SetBPDUs implements controller.Store.
+func (m *Memory) SetBPDUs(_ context.Context, dpid ofproto.DPID, b controller.BPDUs) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.bpdus == nil {
+		m.bpdus = map[ofproto.DPID]controller.BPDUs{}
+	}
+	m.bpdus[dpid] = b
 	return nil
 }
 
