@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead/fairlead/apps/discovery"
 	"github.com/fairlead/fairlead/apps/forwarding"
 	"github.com/fairlead/fairlead/apps/health"
+	"github.com/fairlead/fairlead/apps/migration"
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/controller/store"
@@ -124,6 +125,13 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		return err
 	}
 	service := balancer.NewService(intents, vips, core)
+	moves, err := migration.New(ctx, migration.Options{
+		Store: migrationStore{db}, Network: migrated{core, switches{core: core, fresh: stage}}, Bridges: hosts,
+		VIPs: migratedVIPs{service}, Prober: unmeasured{}, Log: log,
+	})
+	if err != nil {
+		return err
+	}
 	api := northbound.New(northbound.Options{
 		VIPs:    service,
 		Network: network{core: core, interfaces: hosts.Interfaces},
@@ -136,14 +144,16 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		Log:     log,
 		Version: programVersion(),
 
-		Explainer: service,
-		Traffic:   cfg.Traffic,
+		Explainer:  service,
+		Migrations: moves,
+		Traffic:    cfg.Traffic,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return core.Run(ctx, openflow) })
 	g.Go(func() error { return probes.Run(ctx, core.Post) })
 	g.Go(func() error { return hosts.Run(ctx) })
+	g.Go(func() error { return moves.Run(ctx) })
 	g.Go(func() error { return api.Run(ctx, http) })
 	g.Go(func() error { return backups.wait(ctx) })
 	if cfg.Announce != nil {
