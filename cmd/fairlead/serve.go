@@ -38,6 +38,10 @@ const newHostsAt = 100
 // machines are rarer, and usually take their old port down.
 const moveEvery = 5 * time.Second
 
+// beyondTTL is how long hosts are believed to be behind a switch that was found between
+// them and their port, until they are seen there. Members are asked for meanwhile.
+const beyondTTL = 10 * time.Second
+
 // serve runs the controller until ctx ends, or until a backup was restored
 // (errRestored). The switches are left as they are.
 func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
@@ -62,7 +66,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	// All that is stored is read before a switch may connect: nothing is written to
 	// switches from less than the whole desired state.
 	state := state{db}
-	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery})
+	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery, BeyondTTL: beyondTTL})
 	saved, err := state.topology()
 	if err != nil {
 		return err
