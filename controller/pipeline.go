@@ -76,6 +76,7 @@ const (
 	PrioBPDUGuard uint16 = 51000 // ingress: BPDUs, where they block the port
 	PrioBlocked   uint16 = 50000 // ingress: ports that another one leads to the same segment for
 	PrioBPDU      uint16 = 45000 // ingress: BPDUs
+	PrioVIPQuiet  uint16 = 40200 // ingress: the same at ports where another switch answers
 	PrioVIPNoLink uint16 = 40100 // ingress: neighbour solicitations for a VIP without a link address
 	PrioVIPARP    uint16 = 40000 // ingress: ARP, neighbour solicitations for a VIP
 	PrioVIPOwn    uint16 = 39002 // ingress: ARP of a VIP's own MAC
@@ -139,6 +140,7 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
 				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP, neighbour messages to the controller's own MAC", Does: "to the controller, and nowhere else"},
 				{Priority: PrioBPDUGuard, App: AppDiscovery, Stages: "managed", Match: "BPDU, where the switch guards against them", Does: "to the controller, and nowhere else: the port is blocked"},
+				{Priority: PrioVIPQuiet, App: AppBalancer, Stages: "steer, managed", Match: "port on a segment, or to a switch that does not serve, where another one speaks for a VIP; ARP request, neighbour solicitation or advertisement for it", Does: "drop"},
 				{Priority: PrioVIPNoLink, App: AppBalancer, Stages: "steer, managed", Match: "neighbour solicitation for a VIP that does not say who asks, as in duplicate address detection", Does: "to the controller, which answers"},
 				{Priority: PrioBlocked, App: AppForwarding, Stages: "managed", Match: "port that is blocked: another leads to its segment, or a guard has found a reason", Does: "drop"},
 				{Priority: PrioBPDU, App: AppDiscovery, Stages: "managed; observe, steer where forwarded", Match: "BPDU", Does: "managed: drop, or on to vip, where it is flooded; observe, steer: out of all other ports"},

@@ -67,7 +67,6 @@ type Switch struct {
 	session *session
 
 	withdrawn bool // holds nothing of ours; see Withdraw
-	released  bool // is to forward by itself when its session ends; see Release
 }
 
 // PortList returns the ports ordered by number.

@@ -16,7 +16,16 @@ type collector struct {
 	network Network
 	vips    VIPs
 	probes  func(context.Context) (ProbesView, error) // nil: there are none
-	traffic TrafficDetail
+	// presence may be nil too.
+	presence func(context.Context) (PresenceView, error)
+	traffic  TrafficDetail
+}
+
+// PresenceView is what was sent to hosts and bridges to say where VIPs are: packets, one
+// a switch and address.
+type PresenceView struct {
+	ARP, ND uint64 // gratuitous ARP, unsolicited neighbour advertisements
+	Waiting int    // because of a change, and not sent yet
 }
 
 // ProbesView is what the health monitors do and have done.
@@ -64,6 +73,9 @@ var (
 	descDeferred = prometheus.NewDesc("fairlead_health_probes_deferred_total", "Times that a probe waited for others to end.", nil, nil)
 	descLost     = prometheus.NewDesc("fairlead_health_packets_dropped_total", "Packets of probes dropped in the controller, both ways.", nil, nil)
 
+	descAnnounced = prometheus.NewDesc("fairlead_vip_announcements_total", "Packets sent to hosts and bridges to say where VIPs are, by type: one a switch and address.", []string{"type"}, nil)
+	descWaiting   = prometheus.NewDesc("fairlead_vip_announcements_waiting", "Of those due because something changed, the ones not sent yet.", nil, nil)
+
 	descVIPs = prometheus.NewDesc("fairlead_vips", "VIPs, by how far the switches have followed and how well they serve.", []string{"provisioning", "operating"}, nil)
 )
 
@@ -79,7 +91,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
 	defer cancel()
 	success := 1.0
-	for _, collect := range []func(context.Context, chan<- prometheus.Metric) error{c.switches, c.sessions, c.topology, c.services, c.health, c.counted} {
+	for _, collect := range []func(context.Context, chan<- prometheus.Metric) error{c.switches, c.sessions, c.topology, c.services, c.health, c.announced, c.counted} {
 		if !contained(func() error { return collect(ctx, ch) }) {
 			success = 0
 		}
@@ -166,6 +178,20 @@ func (c collector) topology(ctx context.Context, ch chan<- prometheus.Metric) er
 	for state, n := range states {
 		gauge(ch, descLinks, float64(n), state)
 	}
+	return nil
+}
+
+func (c collector) announced(ctx context.Context, ch chan<- prometheus.Metric) error {
+	if c.presence == nil {
+		return nil
+	}
+	v, err := c.presence(ctx)
+	if err != nil {
+		return err
+	}
+	counter(ch, descAnnounced, v.ARP, "arp")
+	counter(ch, descAnnounced, v.ND, "nd")
+	gauge(ch, descWaiting, float64(v.Waiting))
 	return nil
 }
 

@@ -8,6 +8,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestMetricsOfAnnouncements(t *testing.T) {
+	err := error(nil)
+	r := newRig(t, func(o *Options) {
+		o.Presence = func(context.Context) (PresenceView, error) { return PresenceView{ARP: 12, ND: 3, Waiting: 4}, err }
+	})
+	text := string(r.do("GET /metrics", "").body)
+	for _, line := range []string{
+		`fairlead_collect_success 1`, `fairlead_vip_announcements_total{type="arp"} 12`, `fairlead_vip_announcements_total{type="nd"} 3`,
+		`fairlead_vip_announcements_waiting 4`,
+	} {
+		require.Contains(t, text, line+"\n")
+	}
+	err = errors.New("the core is gone")
+	require.Contains(t, string(r.do("GET /metrics", "").body), "fairlead_collect_success 0\n")
+}
+
 func TestMetricsOfHealthMonitors(t *testing.T) {
 	view, err := ProbesView{
 		Targets: map[string]int{"up": 5, "down": 2}, Held: 1, InFlight: 3,

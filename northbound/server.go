@@ -23,20 +23,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options is what a Server is made of. VIPs, Network, Events, OVS, Migrations, Backups
-// and Log are required.
+// Options is what a Server is made of. VIPs, Network, Events, OVS, Backups and Log
+// are required.
 type Options struct {
 	VIPs    VIPs
 	Network Network
 	Events  Events
 	OVS     OVS
-	// Migrations move the network over.
-	Migrations Migrations
 	// Explainer tells what becomes of a packet; required as VIPs are.
 	Explainer Explainer
 	Backups   Backups
 	// Probes tells what health monitors do, for metrics; nil: nothing is told.
 	Probes func(context.Context) (ProbesView, error)
+	// Presence tells what was announced to hosts and bridges, for metrics; nil: nothing
+	// is told.
+	Presence func(context.Context) (PresenceView, error)
 	// Ready returns why the server is not ready, nothing when it is. nil is always
 	// ready.
 	Ready func() []string
@@ -97,7 +98,7 @@ var defaultLimits = limits{
 
 // New makes a server. It starts nothing.
 func New(o Options) *Server {
-	s := &Server{o: o, limits: defaultLimits, metrics: newMetrics(collector{network: o.Network, vips: o.VIPs, probes: o.Probes, traffic: o.Traffic}, o.Metrics), openapi: openAPI(o.Version)}
+	s := &Server{o: o, limits: defaultLimits, metrics: newMetrics(collector{network: o.Network, vips: o.VIPs, probes: o.Probes, presence: o.Presence, traffic: o.Traffic}, o.Metrics), openapi: openAPI(o.Version)}
 	s.life, s.end = context.WithCancel(context.Background())
 
 	e := echo.New()

@@ -39,10 +39,6 @@ type Options struct {
 	// switches, so this is what two ports that claim one address can make happen in
 	// them. Default no limit.
 	MoveEvery time.Duration
-	// BeyondTTL is how long the hosts at a port that turned out to be the end of a link
-	// stay there: they are beyond it, so frames for them go the right way, until they are
-	// seen where they are. Default not at all.
-	BeyondTTL time.Duration
 	// MaxIPs is the number of addresses kept of one host; above it the one
 	// silent longest goes. Default 16: a host may have eight temporary addresses of IPv6
 	// beside those that stay (RFC 8981).
@@ -66,9 +62,9 @@ type Graph struct {
 	// away holds, for ports whose link was lost because the switch behind it left,
 	// that switch: it may forward on by the flows it has, so they are no edge.
 	away      map[Place]map[DPID]struct{}
-	beyond    map[Place]time.Time // ports of new links whose hosts are believed to be behind them until then
-	bridged   map[ends]time.Time  // ports that hear each other over bridges, until then
-	onSegment map[Place]bool      // ports that were found on a segment since they came up
+	released  map[DPID][]Place   // ports that were held for the sake of a switch until it stopped
+	bridged   map[ends]time.Time // ports that hear each other over bridges, until then
+	onSegment map[Place]bool     // ports that were found on a segment since they came up
 	unmanaged map[DPID]bool
 	blocks    map[Place]Block // by guards
 	hosts     hosts
@@ -119,9 +115,9 @@ func New(o Options) *Graph {
 		at:       map[Place][]*edge{},
 		settling: map[Place]time.Time{},
 		away:     map[Place]map[DPID]struct{}{},
+		released: map[DPID][]Place{},
 		hosts:    newHosts(),
 
-		beyond:    map[Place]time.Time{},
 		bridged:   map[ends]time.Time{},
 		onSegment: map[Place]bool{},
 		unmanaged: map[DPID]bool{},
@@ -185,11 +181,14 @@ func (g *Graph) RemoveSwitch(id DPID, now time.Time) []Event {
 	if n == nil {
 		return nil
 	}
-	g.leaveSegments(id)
+	g.hold(g.blockedBeside(id), id)
+	return g.changed(g.removeSwitch(id, n))
+}
+
+func (g *Graph) removeSwitch(id DPID, n *node) []Event {
 	delete(g.switches, id)
 	for p := range n.ports {
 		delete(g.settling, Place{id, p})
-		delete(g.beyond, Place{id, p})
 		delete(g.away, Place{id, p})
 		delete(g.onSegment, Place{id, p})
 	}
@@ -198,7 +197,7 @@ func (g *Graph) RemoveSwitch(id DPID, now time.Time) []Event {
 	for _, p := range slices.Sorted(maps.Keys(n.ports)) {
 		evs = append(evs, g.flush(Place{id, p}, ReasonSwitch, true)...)
 	}
-	return g.changed(append(evs, SwitchGone{id}))
+	return append(evs, SwitchGone{id})
 }
 
 // SetPort adds a port to a known switch or changes it. A port that goes down
@@ -302,7 +301,7 @@ func (g *Graph) Expire(now time.Time) []Event {
 	// Delays first: one that begins with a link that expires is not over yet.
 	apart := g.unbridge(func(_ ends, until time.Time) bool { return !until.After(g.now) })
 	free := g.unblock(func(_ Place, b Block) bool { return !b.Until.After(g.now) })
-	evs := slices.Concat(apart, free, g.settled(), g.settle(ReasonExpired, changed), g.expireBeyond(), g.expireHosts())
+	evs := slices.Concat(apart, free, g.settled(), g.settle(ReasonExpired, changed), g.expireHosts())
 	return g.changed(evs)
 }
 
@@ -323,9 +322,6 @@ func (g *Graph) NextExpiry() time.Time {
 		}
 	}
 	for _, t := range g.settling {
-		due(t)
-	}
-	for _, t := range g.beyond {
 		due(t)
 	}
 	for _, t := range g.bridged {
@@ -388,22 +384,6 @@ func (g *Graph) settled() []Event {
 	return evs
 }
 
-// expireBeyond removes the hosts that were not seen beyond the link that they are
-// behind for too long.
-func (g *Graph) expireBeyond() []Event {
-	var evs []Event
-	for _, p := range slices.SortedFunc(maps.Keys(g.beyond), Place.Compare) {
-		if g.beyond[p].After(g.now) {
-			continue
-		}
-		delete(g.beyond, p)
-		if len(g.at[p]) > 0 && !g.onSegment[p] {
-			evs = append(evs, g.flush(p, ReasonLink, true)...)
-		}
-	}
-	return evs
-}
-
 // isEdge reports whether hosts can be at p.
 func (g *Graph) isEdge(p Place) bool {
 	_, settling := g.settling[p]
@@ -420,6 +400,7 @@ func (g *Graph) isEdge(p Place) bool {
 
 // returned lets the ports go that led to a switch while it was away.
 func (g *Graph) returned(id DPID) []Event {
+	delete(g.released, id)
 	var evs []Event
 	for p, peers := range g.away {
 		if _, ok := peers[id]; !ok {
@@ -459,7 +440,6 @@ func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
 		evs = append(evs, g.settle(ReasonPort, g.at[place])...)
 	case !p.Up:
 		delete(g.settling, place)
-		delete(g.beyond, place)
 		delete(g.away, place)
 		evs = append(evs, g.drop(ReasonPort, g.at[place])...)
 		evs = append(evs, g.unbridgePort(place)...)
@@ -476,7 +456,6 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 	}
 	delete(n.ports, p.Port)
 	delete(g.settling, p)
-	delete(g.beyond, p)
 	delete(g.away, p)
 	delete(g.blocks, p)
 	n.sorted = nil
@@ -594,11 +573,7 @@ func (g *Graph) settle(why Reason, changed []*edge) []Event {
 			// What seemed to be behind this port is somewhere beyond the link; on a segment
 			// it may well be where it was.
 			for _, p := range []Place{e.link.A, e.link.B} {
-				switch {
-				case g.onSegment[p]:
-				case g.options.BeyondTTL > 0:
-					g.beyond[p] = g.now.Add(g.options.BeyondTTL)
-				default:
+				if !g.onSegment[p] {
 					gone = append(gone, g.flush(p, ReasonLink, true)...)
 				}
 			}

@@ -109,7 +109,7 @@ func (g *Graph) SetManaged(id DPID, managed bool, now time.Time) []Event {
 	} else {
 		g.unmanaged[id] = true
 	}
-	if g.switches[id] == nil || len(g.bridged) == 0 && len(g.edges) == 0 {
+	if g.switches[id] == nil || len(g.bridged) == 0 {
 		return nil
 	}
 	return g.changed([]Event{SegmentChanged{}})
@@ -122,27 +122,6 @@ func (g *Graph) HoldBridged(id DPID, until time.Time) {
 		if (k.a.DPID == id || k.b.DPID == id) && t.Before(until) {
 			g.bridged[k] = until
 			g.touched = true
-		}
-	}
-}
-
-// leaveSegments keeps the ports blocked that are so because of a switch that is about to
-// be forgotten: it may still forward.
-func (g *Graph) leaveSegments(id DPID) {
-	if len(g.bridged) == 0 {
-		return
-	}
-	for _, s := range g.fabricNow().segments {
-		if !slices.ContainsFunc(s.Ports, func(p SegmentPort) bool { return p.DPID == id && p.Role != RoleBlocked }) {
-			continue
-		}
-		for _, p := range s.Ports {
-			if p.Role == RoleBlocked && p.DPID != id {
-				if g.away[p.Place] == nil {
-					g.away[p.Place] = map[DPID]struct{}{}
-				}
-				g.away[p.Place][id] = struct{}{}
-			}
 		}
 	}
 }
@@ -344,7 +323,8 @@ func (f *fabric) Segment(p Place) (Segment, SegmentRole, bool) {
 	return s, s.Ports[j].Role, true
 }
 
-// IsBlocked reports whether a port is blocked (see Blocked).
+// IsBlocked reports whether a port is blocked, by a guard or because another leads to its
+// segment.
 func (f *fabric) IsBlocked(p Place) bool { return f.Blocked(p) != "" }
 
 // sets are disjoint sets.

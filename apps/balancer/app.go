@@ -45,6 +45,13 @@ type App struct {
 	hops map[ofproto.DPID]map[topology.DPID]topology.Port
 	// leaving are the switches that have ceased to serve VIPs, whose parts go.
 	leaving map[ofproto.DPID]bool
+
+	observing map[topology.DPID]bool // switches that do not serve VIPs
+	stages    uint64                 // counts changes of it
+	voices    voices
+	outlets   map[ofproto.DPID][]topology.Outlet // of switches that serve, as last heard
+	listening bool                               // they are to be looked at
+	presence  presence
 }
 
 // vip is one VIP. A deleted one stays, without a record, until the switches have
@@ -65,7 +72,12 @@ type vip struct {
 	floors    map[ofproto.DPID]floor
 	flushes   flushes
 	placed    map[ofproto.DPID]placement // as last compiled
+	told      map[ofproto.DPID]bool      // switches for which it was announced
 	pending   bool                       // as last told to watchers
+}
+
+func newVIP(name string) *vip {
+	return &vip{name: name, acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}, told: map[ofproto.DPID]bool{}}
 }
 
 // ack is what a switch said of a VIP last.
@@ -107,9 +119,13 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		families:   map[bool]int{},
 		hops:       map[ofproto.DPID]map[topology.DPID]topology.Port{},
 		leaving:    map[ofproto.DPID]bool{},
+		observing:  map[topology.DPID]bool{},
+		outlets:    map[ofproto.DPID][]topology.Outlet{},
+		presence:   presence{every: DefaultAnnounceEvery, queued: map[netip.Addr]bool{}},
 	}
 	for i := range records {
-		v := &vip{name: records[i].VIP.Name, rec: &records[i], acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}}
+		v := newVIP(records[i].VIP.Name)
+		v.rec = &records[i]
 		a.index(v)
 		v.startHealth(nil, time.Time{})
 		v.standings = a.standings(v)
@@ -150,6 +166,8 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case Verdict:
 		a.verdict(c, e)
 	case controller.SwitchUp:
+		a.noteStage(c, e.DPID)
+		a.listen(c)
 		delete(a.leaving, e.DPID)
 		delete(a.hops, e.DPID)
 		a.locateAt(c, topology.DPID(e.DPID))
@@ -157,6 +175,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.dirtyAlone(c)
 		a.askSooner(c)
 	case controller.SwitchDown:
+		delete(a.outlets, e.DPID)
 		a.forgetAnswers(e.DPID)
 		a.dirtyAlone(c)
 		for _, v := range a.vips {
@@ -165,6 +184,8 @@ func (a *App) Handle(c *controller.Context, event any) {
 			}
 		}
 	case controller.StageChanged:
+		a.noteStage(c, e.DPID)
+		a.listen(c)
 		a.forgetAnswers(e.DPID)
 		for _, v := range a.vips {
 			delete(v.floors, e.DPID)
@@ -183,13 +204,23 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.answer(c, e)
 		a.answerIP(c, e)
 	case controller.Woken:
+		a.hear(c)
+		a.announce(c)
 		a.resolve(c)
 		a.cut(c)
 	case topology.PortChanged:
 		// A host that is pinned stays in the graph while its port is down.
 		a.relocate(c, maps.Keys(maps.Clone(a.at[e.Place])))
+		a.listen(c)
 	case topology.PortSettled:
 		a.askAgain(c)
+		a.listen(c)
+	case topology.SegmentChanged, topology.LinkUp, topology.LinkDown:
+		a.listen(c)
+	case topology.SwitchGone:
+		delete(a.observing, e.DPID)
+		a.stages++
+		a.listen(c)
 	case topology.HostAdded:
 		a.hostEvent(c, e.Host)
 	case topology.HostMoved:
@@ -210,10 +241,14 @@ func (a *App) change(c *controller.Context, e Change) {
 	if old != nil && e.Revision <= old.revision {
 		return
 	}
-	v := &vip{name: e.Name, rec: e.Record, revision: e.Revision, since: c.Now, acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}}
+	v := newVIP(e.Name)
+	v.rec, v.revision, v.since = e.Record, e.Revision, c.Now
 	if old != nil {
 		a.unindex(old)
 		v.acks, v.version, v.floors, v.placed, v.flushes = old.acks, old.version, old.floors, old.placed, old.flushes
+		if samePlace(old.rec, v.rec) {
+			v.told = old.told
+		}
 		carryOwners(old, v)
 	}
 	a.index(v)
@@ -239,6 +274,11 @@ func (a *App) change(c *controller.Context, e Change) {
 	}
 	c.WakeAt(c.Now.Add(resolveSoon))
 	a.settled(c, v)
+}
+
+// samePlace says whether hosts find two VIPs at the same address and MAC.
+func samePlace(a, b *Record) bool {
+	return a != nil && b != nil && a.VIP.Enabled == b.VIP.Enabled && a.VIP.Address == b.VIP.Address && a.VIP.VLAN == b.VIP.VLAN && a.VIP.MAC == b.VIP.MAC
 }
 
 func recordOf(v *vip) *Record {
@@ -277,6 +317,9 @@ func (a *App) index(v *vip) {
 			v.owners = append(v.owners, l.Slots.Owner)
 		}
 	}
+	if len(a.byAddress[v.rec.VIP.Address]) == 0 {
+		a.presence.order = nil
+	}
 	add(a.byAddress, v.rec.VIP.Address, v.name)
 	a.indexTracked(v, add)
 	a.families[v.rec.VIP.Address.Is6()]++
@@ -295,7 +338,9 @@ func (a *App) unindex(v *vip) {
 	if v.rec == nil {
 		return
 	}
-	remove(a.byAddress, v.rec.VIP.Address, v.name)
+	if remove(a.byAddress, v.rec.VIP.Address, v.name); len(a.byAddress[v.rec.VIP.Address]) == 0 {
+		a.presence.order = nil
+	}
 	a.indexTracked(v, remove)
 	a.families[v.rec.VIP.Address.Is6()]--
 	for _, l := range v.rec.Listeners {
@@ -419,8 +464,12 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 	if was := v.acks[e.DPID]; v.rec != nil && errors.Is(was.err, ErrRefused) != errors.Is(k.err, ErrRefused) {
 		c.Dirty(e.DPID, partAddress+v.rec.VIP.Address.String()) // whether ARP is answered
 		c.Dirty(e.DPID, partICMP+v.rec.VIP.Address.String())
+		a.dirtyBeside(c, e.DPID, v.rec.VIP.Address)
 	}
 	v.acks[e.DPID] = k
+	if v.rec != nil && v.rec.VIP.Enabled && !v.told[e.DPID] && a.holds(v, e.DPID) {
+		a.tell(c, v.rec.VIP.Address)
+	}
 	if e.Err == nil {
 		v.flushes.send(c, e.DPID, e.Tag)
 	}
@@ -477,6 +526,7 @@ func (a *App) lower(c *controller.Context, v *vip, e controller.Applied) bool {
 func (a *App) forgetAnswers(dpid ofproto.DPID) {
 	for _, v := range a.vips {
 		delete(v.acks, dpid)
+		delete(v.told, dpid)
 	}
 	for addr, by := range a.refused {
 		if delete(by, dpid); len(by) == 0 {
@@ -503,6 +553,9 @@ func (a *App) appliedAddress(c *controller.Context, addr netip.Addr, e controlle
 	}
 	for name := range a.byAddress[addr] {
 		a.settled(c, a.vips[name])
+		if v := a.vips[name]; !v.told[e.DPID] && a.holds(v, e.DPID) {
+			a.tell(c, addr)
+		}
 	}
 }
 
@@ -742,9 +795,11 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		}
 		return src
 	}
+	quiet := a.quietPorts(c, sw.DPID, addr)
 	stage, tracked, direct := sw.Stage, sw.Capabilities.ConnTrack && a.inMode(addr, ModeConntrack), a.inMode(addr, ModeDSR)
 	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part {
 		p := compileAddress(addr, vlan, mac, answer, caps)
+		p.Flows = append(p.Flows, compileQuiet(addr, vlan, quiet)...)
 		if direct {
 			p.Flows = append(p.Flows, compileClaims(addr, vlan, mac, stage, caps)...)
 		}
@@ -765,9 +820,7 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 	}
 	in := a.input(c, sw, v)
 	placed := in.placement()
-	if c.Switch(sw.DPID) == sw { // and not what the switch would be in another stage
-		v.placed[sw.DPID] = placed
-	}
+	v.placed[sw.DPID] = placed
 	src.Build, src.Refused = in.compile, placed.refused
 	return src
 }
@@ -784,7 +837,7 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 	if v.rec.VIP.Mode == ModeConntrack && sw.Stage == controller.StageSteer {
 		in.alone = true
 		for other := range c.Switches() {
-			in.alone = in.alone && (other.DPID == sw.DPID || !serves(other))
+			in.alone = in.alone && (other == sw || !serves(other))
 		}
 	}
 	for _, l := range v.rec.Listeners {

@@ -13,12 +13,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"gopkg.in/yaml.v3"
 
 	"github.com/fairlead/fairlead/apps/announce"
+	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/northbound"
 )
 
@@ -47,6 +49,9 @@ type Config struct {
 	Traffic northbound.TrafficDetail // of metrics
 
 	Announce *announce.Options // of VIPs by BGP; nil: none
+	// AnnounceEvery is the time between two announcements of a VIP to hosts and bridges;
+	// 0: on change only.
+	AnnounceEvery time.Duration
 
 	Name      string // of this node
 	LogLevel  slog.Level
@@ -82,6 +87,7 @@ func serveFlags(fs *pflag.FlagSet) {
 	fs.String("etcd-ca", "", "`FILE` of etcd's authority")
 	fs.String("name", "", "`NODE` name (default the host's name)")
 	fs.String("traffic-metrics", string(northbound.TrafficMembers), "`DETAIL` of the metrics of traffic: none|vips|listeners|members")
+	fs.Duration("announce-every", balancer.DefaultAnnounceEvery, "`TIME` between two announcements of a VIP to hosts and bridges, by gratuitous ARP and unsolicited neighbour advertisements; 0: when something changes only")
 	announceFlags(fs)
 	fs.String("log-level", "info", "debug|info|warn|error")
 	fs.String("log-format", "text", "text|json")
@@ -179,6 +185,10 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 	var err error
 	if c.Traffic, err = northbound.ParseTrafficDetail(get("traffic-metrics")); err != nil {
 		return Config{}, fmt.Errorf("traffic-metrics: %w", err)
+	}
+	c.AnnounceEvery, _ = fs.GetDuration("announce-every") // its Set has parsed it
+	if d := c.AnnounceEvery; d != 0 && (d < time.Second || d > time.Hour) {
+		return Config{}, fmt.Errorf("announce-every: %v is neither 0 nor between 1s and 1h", d)
 	}
 	if c.Announce, err = announceOptions(fs); err != nil {
 		return Config{}, err

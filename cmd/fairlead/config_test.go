@@ -94,7 +94,7 @@ func TestConfigPrecedence(t *testing.T) {
 func TestConfigEveryFlagEverywhere(t *testing.T) {
 	values := map[string]string{"log-level": "warn", "log-format": "json", "stage": "steer", "store": "bbolt", "insecure": "true",
 		"openflow-insecure": "true", "tls-min": "1.2", "packet-in-rate": "7", "packet-in-port-rate": "7", "traffic-metrics": "vips",
-		"bgp-asn": "0", "openflow": "127.0.0.1:7", "http": "127.0.0.1:8"}
+		"bgp-asn": "0", "announce-every": "7s", "openflow": "127.0.0.1:7", "http": "127.0.0.1:8"}
 	serveCommand().Flags().VisitAll(func(f *pflag.Flag) {
 		if f.Name == "config" {
 			return
@@ -141,6 +141,10 @@ func TestConfigErrors(t *testing.T) {
 		{file: "\tstage: steer\n", says: "character that cannot start"},
 		{args: "--config /does/not/exist", says: "/does/not/exist"},
 		{args: "--stage fly", says: "stage"},
+		{args: "--announce-every 60", says: "announce-every"},
+		{args: "--announce-every 10ms", says: "announce-every"},
+		{args: "--announce-every 2h", says: "announce-every"},
+		{args: "--announce-every -1s", says: "announce-every"},
 		{args: "--bgp-asn 4294967296", says: "bgp-asn"},
 		{args: "--bgp-peer 10.0.0.1@1", says: "bgp-peer: needs bgp-asn"},
 		{args: "--bgp-asn 1", says: "bgp-router-id"},

@@ -17,7 +17,6 @@ import (
 	"github.com/fairlead/fairlead/apps/discovery"
 	"github.com/fairlead/fairlead/apps/forwarding"
 	"github.com/fairlead/fairlead/apps/health"
-	"github.com/fairlead/fairlead/apps/migration"
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/controller/store"
@@ -37,10 +36,6 @@ const newHostsAt = 100
 // moveEvery is how often a host may move between two ports that are both up. Moves of
 // machines are rarer, and usually take their old port down.
 const moveEvery = 5 * time.Second
-
-// beyondTTL is how long hosts are believed to be behind a switch that was found between
-// them and their port, until they are seen there. Members are asked for meanwhile.
-const beyondTTL = 10 * time.Second
 
 // serve runs the controller until ctx ends, or until a backup was restored
 // (errRestored). The switches are left as they are.
@@ -66,7 +61,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	// All that is stored is read before a switch may connect: nothing is written to
 	// switches from less than the whole desired state.
 	state := state{db}
-	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery, BeyondTTL: beyondTTL})
+	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery})
 	saved, err := state.topology()
 	if err != nil {
 		return err
@@ -87,6 +82,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	found := discovery.New(lldpKey(db), rand.Reader, state.saveTopology)
 	found.Except(vips.Virtual)
 	vips.SetWatch(watch)
+	vips.AnnounceEvery(cfg.AnnounceEvery)
 	probes := health.New(log, tell)
 	stage, err := parseStage(cfg.Stage)
 	if err != nil {
@@ -129,35 +125,27 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		return err
 	}
 	service := balancer.NewService(intents, vips, core)
-	moves, err := migration.New(ctx, migration.Options{
-		Store: migrationStore{db}, Network: migrated{core, switches{core: core, fresh: stage}}, Bridges: hosts,
-		VIPs: migratedVIPs{service}, Prober: unmeasured{}, Log: log,
-	})
-	if err != nil {
-		return err
-	}
 	api := northbound.New(northbound.Options{
-		VIPs:    service,
-		Network: network{core: core, interfaces: hosts.Interfaces},
-		OVS:     hosts,
-		Events:  events{core},
-		Probes:  probesView(core, probes),
-		Backups: backups,
-		Ready:   core.Held,
-		Tokens:  tokens,
-		Log:     log,
-		Version: programVersion(),
+		VIPs:     service,
+		Network:  network{core: core, interfaces: hosts.Interfaces},
+		OVS:      hosts,
+		Events:   events{core},
+		Probes:   probesView(core, probes),
+		Presence: presenceView(core, vips),
+		Backups:  backups,
+		Ready:    core.Held,
+		Tokens:   tokens,
+		Log:      log,
+		Version:  programVersion(),
 
-		Explainer:  service,
-		Migrations: moves,
-		Traffic:    cfg.Traffic,
+		Explainer: service,
+		Traffic:   cfg.Traffic,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return core.Run(ctx, openflow) })
 	g.Go(func() error { return probes.Run(ctx, core.Post) })
 	g.Go(func() error { return hosts.Run(ctx) })
-	g.Go(func() error { return moves.Run(ctx) })
 	g.Go(func() error { return api.Run(ctx, http) })
 	g.Go(func() error { return backups.wait(ctx) })
 	if cfg.Announce != nil {
