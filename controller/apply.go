@@ -376,7 +376,7 @@ func (w *worker) compile(results map[flowtable.PartKey]error) {
 			}
 			part, err := w.build(src)
 			if err == nil {
-				err = w.setPart(key, w.metered(key.App, part))
+				err = w.setPart(key, w.metering().metered(key.App, part))
 			}
 			if err != nil {
 				w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)

@@ -211,7 +211,11 @@ func (c *Controller) detach(s *session) {
 			x.order = nil
 			c.publishHeld()
 			c.leave(sw, x.Now)
-			c.goneAt[s.dpid] = x.Now.Add(goneAfter)
+			if sw.released {
+				c.emitTopology(x.Graph.ReleaseSwitch(topology.DPID(s.dpid), x.Now))
+			} else {
+				c.goneAt[s.dpid] = x.Now.Add(goneAfter)
+			}
 			for _, l := range x.Graph.Snapshot().Links() {
 				if l.State == topology.StateUp && (l.A.DPID == topology.DPID(s.dpid) || l.B.DPID == topology.DPID(s.dpid)) {
 					c.emitTopology(x.Graph.SeedLink(l.A, l.B, c.goneAt[s.dpid].Add(heardWithin), x.Now))

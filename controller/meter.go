@@ -98,18 +98,32 @@ func (s *session) meters() (ids flowtable.MeterRange, list []flowtable.Meter, ok
 	return ids, list, true
 }
 
-// metered makes the flows of a part that go to the controller do so by way of the
-// switch's meters.
-func (w *worker) metered(app flowtable.AppID, p flowtable.Part) flowtable.Part {
+// metering is by which meters flows of a switch go to the controller; the zero value is
+// by none.
+type metering struct {
+	first  uint32 // 0: none
+	copies bool   // it is copies that are metered, and not packets
+}
+
+func (w *worker) metering() metering {
 	ids, _, ok := w.meters()
 	if !ok {
+		return metering{}
+	}
+	return metering{ids.First, w.caps.MeteredCopies}
+}
+
+// metered makes the flows of a part that go to the controller do so by way of the
+// switch's meters.
+func (m metering) metered(app flowtable.AppID, p flowtable.Part) flowtable.Part {
+	if m.first == 0 {
 		return p
 	}
 	flows := slices.Clone(p.Flows)
 	for i := range flows {
 		f := &flows[i]
-		id := ids.First + meterKind(app, f.Priority)
-		if w.caps.MeteredCopies {
+		id := m.first + meterKind(app, f.Priority)
+		if m.copies {
 			f.Instructions = meterCopies(f.Instructions, id)
 		} else if onlyPunts(f.Instructions) {
 			f.Instructions = append([]ofproto.Instruction{ofproto.Meter{ID: id}}, f.Instructions...)

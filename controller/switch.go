@@ -67,6 +67,7 @@ type Switch struct {
 	session *session
 
 	withdrawn bool // holds nothing of ours; see Withdraw
+	released  bool // is to forward by itself when its session ends; see Release
 }
 
 // PortList returns the ports ordered by number.

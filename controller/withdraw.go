@@ -5,6 +5,7 @@ import (
 
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/topology"
 )
 
 // Withdraw takes everything of Fairlead's out of a connected switch and returns when
@@ -19,6 +20,20 @@ func (c *Controller) Withdraw(ctx context.Context, dpid ofproto.DPID) error {
 // are those of Withdraw.
 func (c *Controller) Return(ctx context.Context, dpid ofproto.DPID) error {
 	return c.withdraw(ctx, dpid, false)
+}
+
+// Release tells that a switch, connected or not, forwards by itself from now on and will
+// not come back: when it is not connected any more, it counts as a legacy one. Its error
+// is that of ctx.
+func (c *Controller) Release(ctx context.Context, dpid ofproto.DPID) error {
+	return c.Do(ctx, func(x *Context) {
+		if sw := x.switches[dpid]; sw != nil {
+			sw.released = true
+			return
+		}
+		delete(c.goneAt, dpid)
+		c.emitTopology(x.Graph.ReleaseSwitch(topology.DPID(dpid), x.Now))
+	})
 }
 
 func (c *Controller) withdraw(ctx context.Context, dpid ofproto.DPID, away bool) error {

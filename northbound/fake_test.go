@@ -429,7 +429,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 			1: {DPID: "0000000000000001", Stage: "steer", Connection: ConnectionView{State: "connected", Address: "10.9.0.1:40000", Since: epoch}},
 		}, graph: g.Snapshot()},
 	}
-	o := Options{VIPs: r.vips, Network: r.network, Events: r.events, Backups: r.backups, OVS: &fakeOVS{}, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"}
+	o := Options{VIPs: r.vips, Network: r.network, Events: r.events, Backups: r.backups, OVS: &fakeOVS{}, Migrations: &fakeMigrations{}, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"}
 	for _, c := range change {
 		c(&o)
 	}

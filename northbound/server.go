@@ -23,13 +23,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options is what a Server is made of. VIPs, Network, Events, OVS, Backups and Log
-// are required.
+// Options is what a Server is made of. VIPs, Network, Events, OVS, Migrations, Backups
+// and Log are required.
 type Options struct {
 	VIPs    VIPs
 	Network Network
 	Events  Events
 	OVS     OVS
+	// Migrations move the network over.
+	Migrations Migrations
 	// Explainer tells what becomes of a packet; required as VIPs are.
 	Explainer Explainer
 	Backups   Backups

@@ -90,11 +90,14 @@ func (e PortBlocked) String() string {
 	return fmt.Sprintf("port blocked %v (%s)", e.Place, e.Reason)
 }
 
-// Blocked returns why a port is blocked, by a guard or because another leads to its
-// segment; empty: it is not.
+// Blocked returns why a port is blocked: by a guard, because another leads to its segment,
+// or to the switch at its other end, which forwards on its own. Empty: it is not.
 func (f *fabric) Blocked(p Place) string {
 	if b, ok := f.blocks[p]; ok {
 		return b.Reason
+	}
+	if why, ok := f.closed[p]; ok {
+		return why
 	}
 	if i, ok := f.segmentAt[p]; ok {
 		for _, o := range f.segments[i].Ports {

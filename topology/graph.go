@@ -39,6 +39,10 @@ type Options struct {
 	// switches, so this is what two ports that claim one address can make happen in
 	// them. Default no limit.
 	MoveEvery time.Duration
+	// BeyondTTL is how long the hosts at a port that turned out to be the end of a link
+	// stay there: they are beyond it, so frames for them go the right way, until they are
+	// seen where they are. Default not at all.
+	BeyondTTL time.Duration
 	// MaxIPs is the number of addresses kept of one host; above it the one
 	// silent longest goes. Default 16: a host may have eight temporary addresses of IPv6
 	// beside those that stay (RFC 8981).
@@ -62,9 +66,10 @@ type Graph struct {
 	// away holds, for ports whose link was lost because the switch behind it left,
 	// that switch: it may forward on by the flows it has, so they are no edge.
 	away      map[Place]map[DPID]struct{}
-	released  map[DPID][]Place   // ports that were held for the sake of a switch until it stopped
-	bridged   map[ends]time.Time // ports that hear each other over bridges, until then
-	onSegment map[Place]bool     // ports that were found on a segment since they came up
+	stopped   map[DPID][]Place    // ports that were held for the sake of a switch until it stopped
+	beyond    map[Place]time.Time // ports of new links whose hosts are believed to be behind them until then
+	bridged   map[ends]time.Time  // ports that hear each other over bridges, until then
+	onSegment map[Place]bool      // ports that were found on a segment since they came up
 	unmanaged map[DPID]bool
 	blocks    map[Place]Block // by guards
 	hosts     hosts
@@ -115,9 +120,10 @@ func New(o Options) *Graph {
 		at:       map[Place][]*edge{},
 		settling: map[Place]time.Time{},
 		away:     map[Place]map[DPID]struct{}{},
-		released: map[DPID][]Place{},
+		stopped:  map[DPID][]Place{},
 		hosts:    newHosts(),
 
+		beyond:    map[Place]time.Time{},
 		bridged:   map[ends]time.Time{},
 		onSegment: map[Place]bool{},
 		unmanaged: map[DPID]bool{},
@@ -189,6 +195,7 @@ func (g *Graph) removeSwitch(id DPID, n *node) []Event {
 	delete(g.switches, id)
 	for p := range n.ports {
 		delete(g.settling, Place{id, p})
+		delete(g.beyond, Place{id, p})
 		delete(g.away, Place{id, p})
 		delete(g.onSegment, Place{id, p})
 	}
@@ -301,7 +308,7 @@ func (g *Graph) Expire(now time.Time) []Event {
 	// Delays first: one that begins with a link that expires is not over yet.
 	apart := g.unbridge(func(_ ends, until time.Time) bool { return !until.After(g.now) })
 	free := g.unblock(func(_ Place, b Block) bool { return !b.Until.After(g.now) })
-	evs := slices.Concat(apart, free, g.settled(), g.settle(ReasonExpired, changed), g.expireHosts())
+	evs := slices.Concat(apart, free, g.settled(), g.settle(ReasonExpired, changed), g.expireBeyond(), g.expireHosts())
 	return g.changed(evs)
 }
 
@@ -322,6 +329,9 @@ func (g *Graph) NextExpiry() time.Time {
 		}
 	}
 	for _, t := range g.settling {
+		due(t)
+	}
+	for _, t := range g.beyond {
 		due(t)
 	}
 	for _, t := range g.bridged {
@@ -384,6 +394,22 @@ func (g *Graph) settled() []Event {
 	return evs
 }
 
+// expireBeyond removes the hosts that were not seen beyond the link that they are
+// behind for too long.
+func (g *Graph) expireBeyond() []Event {
+	var evs []Event
+	for _, p := range slices.SortedFunc(maps.Keys(g.beyond), Place.Compare) {
+		if g.beyond[p].After(g.now) {
+			continue
+		}
+		delete(g.beyond, p)
+		if len(g.at[p]) > 0 && !g.onSegment[p] {
+			evs = append(evs, g.flush(p, ReasonLink, true)...)
+		}
+	}
+	return evs
+}
+
 // isEdge reports whether hosts can be at p.
 func (g *Graph) isEdge(p Place) bool {
 	_, settling := g.settling[p]
@@ -400,7 +426,7 @@ func (g *Graph) isEdge(p Place) bool {
 
 // returned lets the ports go that led to a switch while it was away.
 func (g *Graph) returned(id DPID) []Event {
-	delete(g.released, id)
+	delete(g.stopped, id)
 	var evs []Event
 	for p, peers := range g.away {
 		if _, ok := peers[id]; !ok {
@@ -440,6 +466,7 @@ func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
 		evs = append(evs, g.settle(ReasonPort, g.at[place])...)
 	case !p.Up:
 		delete(g.settling, place)
+		delete(g.beyond, place)
 		delete(g.away, place)
 		evs = append(evs, g.drop(ReasonPort, g.at[place])...)
 		evs = append(evs, g.unbridgePort(place)...)
@@ -456,6 +483,7 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 	}
 	delete(n.ports, p.Port)
 	delete(g.settling, p)
+	delete(g.beyond, p)
 	delete(g.away, p)
 	delete(g.blocks, p)
 	n.sorted = nil
@@ -573,7 +601,11 @@ func (g *Graph) settle(why Reason, changed []*edge) []Event {
 			// What seemed to be behind this port is somewhere beyond the link; on a segment
 			// it may well be where it was.
 			for _, p := range []Place{e.link.A, e.link.B} {
-				if !g.onSegment[p] {
+				switch {
+				case g.onSegment[p]:
+				case g.options.BeyondTTL > 0:
+					g.beyond[p] = g.now.Add(g.options.BeyondTTL)
+				default:
 					gone = append(gone, g.flush(p, ReasonLink, true)...)
 				}
 			}

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -28,6 +29,7 @@ type fabric struct {
 	beside    map[vertex][]vertex
 	unmanaged map[DPID]bool
 	blocks    map[Place]Block
+	closed    map[Place]string // ends of links that are not used, and why
 
 	// Computed when first asked for. Two readers may compute the same at once;
 	// both get the same, so either may be kept.
@@ -88,9 +90,10 @@ func (g *Graph) newFabric(links []Link) *fabric {
 	for p := range g.away {
 		f.ends[p]++
 	}
-	f.spanning = sync.OnceValue(f.span)
-	f.over = make([][]arc, len(g.switches))
 	f.unmanaged, f.blocks = maps.Clone(g.unmanaged), maps.Clone(g.blocks)
+	f.spanning = sync.OnceValue(f.span)
+	f.closeLinks()
+	f.over = make([][]arc, len(g.switches))
 	f.assignRoles(f.unmanaged)
 	for i, as := range f.over {
 		f.over[i] = append(f.arcs[i][:len(f.arcs[i]):len(f.arcs[i])], as...)
@@ -256,10 +259,36 @@ type Tree struct {
 	components [][]DPID
 }
 
+// closeLinks takes links between a switch that is managed and one that is not out of
+// use where they are not in the tree: what the latter forwards on its own would come
+// by each of them.
+func (f *fabric) closeLinks() {
+	f.closed = map[Place]string{}
+	if len(f.unmanaged) == 0 {
+		return
+	}
+	tree := f.spanning()
+	for i, as := range f.arcs {
+		here := f.switches[i].DPID
+		f.arcs[i] = slices.DeleteFunc(as, func(a arc) bool {
+			there := f.switches[a.to].DPID
+			if f.unmanaged[here] == f.unmanaged[there] || tree.Contains(Place{here, a.out}) {
+				return false
+			}
+			if f.unmanaged[there] {
+				f.closed[Place{here, a.out}] = fmt.Sprintf("%v forwards on its own, and is reached another way", there)
+			}
+			return true
+		})
+	}
+}
+
 // Tree returns the broadcast tree: in each component the breadth-first tree
 // from its lowest DPID, with the lowest DPIDs and ports preferred. A frame that
 // every switch passes on to its tree ports and edge ports, except where it came
-// from, reaches every switch of the component exactly once.
+// from, reaches every switch of the component exactly once. Switches that are not
+// managed forward over all links between them, so those that are so joined are as one
+// switch, which one link leads to from each side.
 func (f *fabric) Tree() *Tree { return f.spanning() }
 
 // Components returns the sets of switches that reach one another, each in order
@@ -291,18 +320,37 @@ func (f *fabric) span() *Tree {
 		t.roots[rootID] = rootID
 		component := []DPID{rootID}
 		queue := []int32{int32(root)}
-		for k := 0; k < len(queue); k++ {
-			here := f.switches[queue[k]].DPID
-			for _, a := range f.arcs[queue[k]] {
-				there := f.switches[a.to].DPID
-				if _, ok := t.roots[there]; ok {
-					continue
+		join := func(from int32, a arc) bool {
+			here, there := f.switches[from].DPID, f.switches[a.to].DPID
+			if _, ok := t.roots[there]; ok {
+				return false
+			}
+			t.roots[there] = rootID
+			t.ports[here] = append(t.ports[here], a.out)
+			t.ports[there] = append(t.ports[there], a.far)
+			component = append(component, there)
+			queue = append(queue, a.to)
+			return true
+		}
+		unmanaged := func(i int32) bool { return f.unmanaged[f.switches[i].DPID] }
+		// together joins all that is joined to a switch without a managed one between.
+		together := func(i int32) {
+			for at := []int32{i}; len(at) > 0; at = at[1:] {
+				for _, a := range f.arcs[at[0]] {
+					if unmanaged(a.to) && join(at[0], a) {
+						at = append(at, a.to)
+					}
 				}
-				t.roots[there] = rootID
-				t.ports[here] = append(t.ports[here], a.out)
-				t.ports[there] = append(t.ports[there], a.far)
-				component = append(component, there)
-				queue = append(queue, a.to)
+			}
+		}
+		if unmanaged(queue[0]) {
+			together(queue[0])
+		}
+		for k := 0; k < len(queue); k++ {
+			for _, a := range f.arcs[queue[k]] {
+				if join(queue[k], a) && unmanaged(a.to) {
+					together(a.to)
+				}
 			}
 		}
 		slices.Sort(component)

@@ -109,7 +109,7 @@ func (g *Graph) SetManaged(id DPID, managed bool, now time.Time) []Event {
 	} else {
 		g.unmanaged[id] = true
 	}
-	if g.switches[id] == nil || len(g.bridged) == 0 {
+	if g.switches[id] == nil || len(g.bridged) == 0 && len(g.edges) == 0 {
 		return nil
 	}
 	return g.changed([]Event{SegmentChanged{}})
@@ -323,8 +323,7 @@ func (f *fabric) Segment(p Place) (Segment, SegmentRole, bool) {
 	return s, s.Ports[j].Role, true
 }
 
-// IsBlocked reports whether a port is blocked, by a guard or because another leads to its
-// segment.
+// IsBlocked reports whether a port is blocked (see Blocked).
 func (f *fabric) IsBlocked(p Place) bool { return f.Blocked(p) != "" }
 
 // sets are disjoint sets.

@@ -74,10 +74,10 @@ func (g *Graph) Stopped(id DPID, now time.Time) []Event {
 	if len(evs) == 0 && len(ports) == 0 {
 		return nil
 	}
-	g.released[id] = slices.Compact(ports)
+	g.stopped[id] = slices.Compact(ports)
 	evs = g.changed(append(evs, SegmentChanged{}))
 	var settled []Event
-	for _, p := range g.released[id] {
+	for _, p := range g.stopped[id] {
 		if g.isEdge(p) {
 			settled = append(settled, PortSettled{p})
 		}
@@ -88,8 +88,8 @@ func (g *Graph) Stopped(id DPID, now time.Time) []Event {
 // Resumed takes back what Stopped recorded: the switch forwards, though it is not there.
 func (g *Graph) Resumed(id DPID, now time.Time) []Event {
 	g.tick(now)
-	ports := slices.DeleteFunc(g.released[id], func(p Place) bool { return !g.up(p) })
-	delete(g.released, id)
+	ports := slices.DeleteFunc(g.stopped[id], func(p Place) bool { return !g.up(p) })
+	delete(g.stopped, id)
 	if len(ports) == 0 || g.switches[id] != nil {
 		return nil
 	}

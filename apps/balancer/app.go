@@ -820,7 +820,9 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 	}
 	in := a.input(c, sw, v)
 	placed := in.placement()
-	v.placed[sw.DPID] = placed
+	if c.Switch(sw.DPID) == sw { // and not what the switch would be in another stage
+		v.placed[sw.DPID] = placed
+	}
 	src.Build, src.Refused = in.compile, placed.refused
 	return src
 }
@@ -837,7 +839,7 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 	if v.rec.VIP.Mode == ModeConntrack && sw.Stage == controller.StageSteer {
 		in.alone = true
 		for other := range c.Switches() {
-			in.alone = in.alone && (other == sw || !serves(other))
+			in.alone = in.alone && (other.DPID == sw.DPID || !serves(other))
 		}
 	}
 	for _, l := range v.rec.Listeners {

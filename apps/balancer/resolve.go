@@ -205,6 +205,8 @@ func (a *App) resolve(c *controller.Context) {
 				most = lostEvery
 			}
 			due = l.asked.Add(min(resolveTick<<min(l.asks, 8), most))
+		} else if c.Graph.Snapshot().IsLink(l.place) {
+			due = l.asked.Add(resolveTick) // it is beyond a switch that is new, and soon gone from here
 		}
 		if due.After(c.Now) {
 			continue

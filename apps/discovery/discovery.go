@@ -50,6 +50,9 @@ type App struct {
 	random io.Reader
 	store  func(context.Context, []byte) error
 	ports  map[topology.Place]*prober
+	// halves are directions heard at edge ports of links that are not known otherwise, with
+	// the time until which the other direction may come (see heard).
+	halves map[[2]topology.Place]time.Time
 	// virtual says which addresses are no host's; nil: none.
 	virtual func(netip.Addr) bool
 
@@ -70,7 +73,7 @@ type prober struct {
 // of a network (32 bytes); random gives the nonces; store keeps the graph as
 // Restore reads it.
 func New(key []byte, random io.Reader, store func(context.Context, []byte) error) *App {
-	return &App{key: key, random: random, store: store, ports: map[topology.Place]*prober{}}
+	return &App{key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]time.Time{}}
 }
 
 // Except has addresses left out that are no host's, whatever hosts say: those of which
@@ -163,6 +166,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case controller.PacketIn:
 		a.packetIn(c, e)
 	case controller.Woken:
+		a.endHalves(c, func(_ [2]topology.Place, until time.Time) bool { return !until.After(c.Now) })
 		emit(c, c.Graph.Expire(c.Now))
 		a.wakeUp(c)
 		for sw := range c.Switches() {
@@ -285,14 +289,12 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		switch from, kind, ok := a.verify(l); {
 		case !ok:
 		case kind == probeSegment:
+			a.endHalves(c, func(half [2]topology.Place, _ time.Time) bool {
+				return half == [2]topology.Place{from, at} || half == [2]topology.Place{at, from} // the cable's, not a bridge's
+			})
 			emit(c, c.Graph.HearBridged(from, at, c.Now.Add(bridgedLost*a.bridgedEvery()), c.Now))
 		default:
-			events := c.Graph.HearLink(from, at, c.Now)
-			emit(c, events)
-			if len(events) > 0 {
-				// The other direction at once, so that a new link is up in milliseconds.
-				a.probe(c, at)
-			}
+			a.heard(c, from, at)
 		}
 		return
 	}
@@ -323,6 +325,49 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		s.IP = netip.Addr{}
 	}
 	emit(c, c.Graph.SeeHost(s, c.Now))
+}
+
+// halfFor is how long one direction of a link may be known alone before it counts.
+const halfFor = time.Second
+
+// heard records a probe that came over a cable. A port where hosts may be has been one
+// for a while when the first probe of a switch comes: the switch is new to the
+// controller, not the cable, and half a link would take the port, and the hosts behind
+// it, out of use until the other half is heard. So the first half waits for the second,
+// which is asked for at once.
+func (a *App) heard(c *controller.Context, from, at topology.Place) {
+	here, there := [2]topology.Place{from, at}, [2]topology.Place{at, from}
+	snap := c.Graph.Snapshot()
+	if _, waiting := a.halves[there]; waiting {
+		delete(a.halves, there)
+		emit(c, c.Graph.HearLink(at, from, c.Now))
+	} else if snap.IsEdge(at) && !snap.IsLink(from) && len(a.halves) < maxHalves {
+		if _, waiting := a.halves[here]; !waiting {
+			a.halves[here] = c.Now.Add(halfFor)
+			c.WakeAt(c.Now.Add(halfFor))
+			a.probe(c, at)
+		}
+		return
+	}
+	events := c.Graph.HearLink(from, at, c.Now)
+	emit(c, events)
+	if len(events) > 0 {
+		// The other direction at once, so that a new link is up in milliseconds.
+		a.probe(c, at)
+	}
+}
+
+// maxHalves bounds the halves that wait.
+const maxHalves = 4096
+
+// endHalves has those count that are not to wait any longer.
+func (a *App) endHalves(c *controller.Context, over func(half [2]topology.Place, until time.Time) bool) {
+	for half, until := range a.halves {
+		if over(half, until) {
+			delete(a.halves, half)
+			emit(c, c.Graph.HearLink(half[0], half[1], c.Now))
+		}
+	}
 }
 
 // own says whether an address is of the range the controller takes its own from.

@@ -93,6 +93,8 @@ func TestForgedProbesAreRefused(t *testing.T) {
 
 		// The frame as it was sent is what tells of a cable.
 		l.Send("h2", heard.last(port1))
+		require.Empty(t, links(l), "half a cable waits for the other half at a port of hosts")
+		l.Pass(time.Second)
 		require.Len(t, links(l), 1)
 	})
 }

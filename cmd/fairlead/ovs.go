@@ -93,6 +93,10 @@ func (s switches) Withdraw(ctx context.Context, dpid ofproto.DPID) error {
 	return s.core.Withdraw(ctx, dpid)
 }
 
+func (s switches) Release(ctx context.Context, dpid ofproto.DPID) error {
+	return s.core.Release(ctx, dpid)
+}
+
 func (s switches) TakeOver(ctx context.Context, dpid ofproto.DPID, flushed bool, do, hand func(context.Context) error) (bool, error) {
 	return s.core.TakeOver(ctx, dpid, flushed, do, hand)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead/fairlead/apps/discovery"
 	"github.com/fairlead/fairlead/apps/forwarding"
 	"github.com/fairlead/fairlead/apps/health"
+	"github.com/fairlead/fairlead/apps/migration"
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/controller/store"
@@ -36,6 +37,10 @@ const newHostsAt = 100
 // moveEvery is how often a host may move between two ports that are both up. Moves of
 // machines are rarer, and usually take their old port down.
 const moveEvery = 5 * time.Second
+
+// beyondTTL is how long hosts are believed to be behind a switch that was found between
+// them and their port, until they are seen there. Members are asked for meanwhile.
+const beyondTTL = 10 * time.Second
 
 // serve runs the controller until ctx ends, or until a backup was restored
 // (errRestored). The switches are left as they are.
@@ -61,7 +66,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	// All that is stored is read before a switch may connect: nothing is written to
 	// switches from less than the whole desired state.
 	state := state{db}
-	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery})
+	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery, BeyondTTL: beyondTTL})
 	saved, err := state.topology()
 	if err != nil {
 		return err
@@ -125,6 +130,13 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		return err
 	}
 	service := balancer.NewService(intents, vips, core)
+	moves, err := migration.New(ctx, migration.Options{
+		Store: migrationStore{db}, Network: migrated{core, switches{core: core, fresh: stage}}, Bridges: hosts,
+		VIPs: migratedVIPs{service}, Prober: unmeasured{}, Log: log,
+	})
+	if err != nil {
+		return err
+	}
 	api := northbound.New(northbound.Options{
 		VIPs:     service,
 		Network:  network{core: core, interfaces: hosts.Interfaces},
@@ -138,14 +150,16 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		Log:      log,
 		Version:  programVersion(),
 
-		Explainer: service,
-		Traffic:   cfg.Traffic,
+		Explainer:  service,
+		Migrations: moves,
+		Traffic:    cfg.Traffic,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return core.Run(ctx, openflow) })
 	g.Go(func() error { return probes.Run(ctx, core.Post) })
 	g.Go(func() error { return hosts.Run(ctx) })
+	g.Go(func() error { return moves.Run(ctx) })
 	g.Go(func() error { return api.Run(ctx, http) })
 	g.Go(func() error { return backups.wait(ctx) })
 	if cfg.Announce != nil {

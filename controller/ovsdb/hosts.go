@@ -91,6 +91,8 @@ type Switches interface {
 	TakeOver(ctx context.Context, dpid ofproto.DPID, flushed bool, do, hand func(context.Context) error) (forgot bool, err error)
 	// Withdraw takes what is Fairlead's out of a connected switch until it connects anew.
 	Withdraw(ctx context.Context, dpid ofproto.DPID) error
+	// Release tells that the switch is Fairlead's no more, and forwards by itself.
+	Release(ctx context.Context, dpid ofproto.DPID) error
 	// Stage is the stage of the switch, and whether it is stored or that of switches
 	// never seen. SetStage stores one; empty: that of switches never seen.
 	Stage(ctx context.Context, dpid ofproto.DPID) (stage string, stored bool, err error)
@@ -756,6 +758,9 @@ func (h *Hosts) release(ctx context.Context, k *host, bridge string) error {
 		h.withdraw(ctx, a)
 	}
 	if err := h.change(ctx, k, bridge, func(s *state) ([]ovsdb.Operation, error) { return planRestore(s), nil }); err != nil {
+		return err
+	}
+	if err := h.o.Switches.Release(ctx, parseDPID(a.DPID)); err != nil {
 		return err
 	}
 	h.o.Log.Info("bridge released", "endpoint", string(k.endpoint), "bridge", bridge, "dpid", a.DPID)

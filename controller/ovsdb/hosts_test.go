@@ -65,6 +65,7 @@ type side struct {
 	held      string
 	foreign   int
 	withdrawn []ofproto.DPID
+	released  []ofproto.DPID
 	taken     int
 	stages    map[ofproto.DPID]string
 	// Called before anything else; nil: nothing is done. An error is returned.
@@ -118,6 +119,13 @@ func (s *side) Withdraw(_ context.Context, dpid ofproto.DPID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.withdrawn = append(s.withdrawn, dpid)
+	return nil
+}
+
+func (s *side) Release(_ context.Context, dpid ofproto.DPID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.released = append(s.released, dpid)
 	return nil
 }
 

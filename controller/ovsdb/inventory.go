@@ -54,6 +54,7 @@ type Interface struct {
 	AdminState  string            `json:"admin_state"` // up, down or empty
 	LinkState   string            `json:"link_state"`  // up, down or empty
 	Error       string            `json:"error"`
+	MTU         int               `json:"mtu"`          // bytes; 0: not known
 	IfaceID     string            `json:"iface_id"`     // external_ids:iface-id
 	AttachedMAC string            `json:"attached_mac"` // external_ids:attached-mac
 	ExternalIDs map[string]string `json:"external_ids"`
@@ -168,9 +169,7 @@ func (r *replica) bridge(row *bridgeRow, used map[string]bool) Bridge {
 				Name: k.Name, Type: k.Type, MAC: deref(k.MACInUse), AdminState: deref(k.AdminState), LinkState: deref(k.LinkState),
 				Error: deref(k.Error), IfaceID: k.ExternalIDs["iface-id"], AttachedMAC: k.ExternalIDs["attached-mac"], ExternalIDs: whole(k.ExternalIDs),
 			}
-			if k.OFPort != nil {
-				f.OFPort = *k.OFPort
-			}
+			f.OFPort, f.MTU = deref(k.OFPort), deref(k.MTU)
 			p.Interfaces = append(p.Interfaces, f)
 		}
 		slices.SortFunc(p.Interfaces, func(a, b Interface) int { return cmp.Compare(a.Name, b.Name) })

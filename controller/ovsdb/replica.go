@@ -56,6 +56,7 @@ type (
 		AdminState  *string           `ovsdb:"admin_state"`
 		LinkState   *string           `ovsdb:"link_state"`
 		Error       *string           `ovsdb:"error"`
+		MTU         *int              `ovsdb:"mtu"`
 		ExternalIDs map[string]string `ovsdb:"external_ids"`
 	}
 	controllerRow struct {

@@ -1,0 +1,534 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/apps/migration"
+)
+
+func migrateCommand() *cobra.Command {
+	cmd := group("migrate", "Move a network over to Fairlead, in steps that can be undone",
+		migratePlan(), migrateApply(), migrateStatus(), migrateConfirm(), migrateRollback(), migrateList(), migrateDelete())
+	cmd.Long = "Move a network over to Fairlead, in waves of steps that are checked before, verified after, and undone by themselves\n" +
+		"when something answers less than before, or when nobody confirms them in time."
+	return cmd
+}
+
+func migrationPath(name string) string { return "/v1/migrations/" + url.PathEscape(name) }
+
+// followEvery is how often a migration that is followed is looked at.
+const followEvery = 200 * time.Millisecond
+
+// readMigration reads one description and its name, as JSON.
+func readMigration(path string, stdin io.Reader) (name string, body []byte, err error) {
+	var text []byte
+	if path == "-" {
+		text, err = io.ReadAll(stdin)
+	} else {
+		text, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	var docs []json.RawMessage
+	if err := eachYAML(text, func(raw json.RawMessage) error { docs = append(docs, raw); return nil }); err != nil {
+		return "", nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(docs) != 1 {
+		return "", nil, fmt.Errorf("%s: there are %d documents in it, where one migration belongs", path, len(docs))
+	}
+	var named struct {
+		Name string `json:"name"`
+	}
+	if err := json.Unmarshal(docs[0], &named); err != nil || named.Name == "" {
+		return "", nil, fmt.Errorf("%s: name: the migration has none", path)
+	}
+	return named.Name, docs[0], nil
+}
+
+func migratePlan() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "plan -f FILE", Short: "Plan a migration from a YAML or JSON description, and keep it", Args: cobra.NoArgs,
+		Long: "Plan a migration from a YAML or JSON description, and keep it under its name. The plan tells for each step what has to\n" +
+			"hold, what exactly would change in OVSDB and in the flow tables, who is behind it and how it is undone. Planning\n" +
+			"changes nothing in the network. The file - is the standard input.",
+	}
+	file := cmd.Flags().StringP("file", "f", "", "`FILE` with the description; - is the standard input")
+	dry := cmd.Flags().Bool("dry-run", false, "keep nothing")
+	verbose := cmd.Flags().Bool("verbose", false, "also list the flow entries")
+	return clientCommand(cmd, outputs, func(c *client, _ []string) error {
+		if *file == "" {
+			return errors.New("-f FILE is needed")
+		}
+		name, body, err := readMigration(*file, c.in)
+		if err != nil {
+			return err
+		}
+		k := call{method: http.MethodPut, path: migrationPath(name), body: body}
+		if *dry {
+			k.query = url.Values{"dry_run": {"true"}}
+		}
+		a, err := c.do(k)
+		if err != nil {
+			return err
+		}
+		plan, err := decodePlan(c, a.body, !*dry)
+		if err != nil {
+			return err
+		}
+		return c.print(a.body, func(w *tabwriter.Writer) error {
+			planText(w, plan, *verbose)
+			if !*dry {
+				fmt.Fprintf(w, "\nmigration %s is planned: fairlead migrate apply %s\n", name, name)
+			}
+			return nil
+		})
+	})
+}
+
+// decodePlan reads a plan, or that of a migration.
+func decodePlan(c *client, body []byte, whole bool) (migration.Plan, error) {
+	if !whole {
+		return decode[migration.Plan](c, body)
+	}
+	m, err := decode[migration.Migration](c, body)
+	if err == nil && m.Plan == nil {
+		err = c.garbled(errors.New("there is no plan in it"))
+	}
+	if err != nil {
+		return migration.Plan{}, err
+	}
+	return *m.Plan, nil
+}
+
+// planText writes a plan for people.
+func planText(w io.Writer, p migration.Plan, verbose bool) {
+	line := func(format string, args ...any) { fmt.Fprintln(w, oneLine(fmt.Sprintf(format, args...))) }
+	for i, wave := range p.Waves {
+		if i > 0 {
+			line("")
+		}
+		if wave.Applied && len(wave.Steps) == 0 {
+			line("wave %s: applied", wave.Name)
+			continue
+		}
+		line("wave %s", wave.Name)
+		for j, s := range wave.Steps {
+			canary := ""
+			if s.Canary && len(wave.Steps) > 1 {
+				canary = ", the canary"
+			}
+			from := s.From
+			if from == "" {
+				from = "?"
+			}
+			line("  step %d of %d%s: %s: %s -> %s", j+1, len(wave.Steps), canary, s.Target(), from, s.Stage)
+			for _, k := range s.Checks {
+				line("    check     %-8s %s: %s", k.State, k.Name, k.Detail)
+			}
+			for _, d := range s.OVSDB {
+				line("    ovsdb     %s", d)
+			}
+			f := s.OpenFlow
+			line("    openflow  flows +%d -%d =%d, groups +%d ~%d -%d =%d", f.AddFlows, f.DeleteFlows, f.KeptFlows, f.AddGroups, f.ChangeGroups, f.DeleteGroups, f.KeptGroups)
+			if f.Assumed != "" {
+				line("              (%s)", f.Assumed)
+			}
+			if verbose {
+				for _, e := range f.Entries {
+					line("              %s", e)
+				}
+			}
+			if b := s.Blast; b.Known {
+				line("    behind    %d hosts%s, %d links%s; members of VIPs%s", len(b.Hosts), some(b.Hosts), len(b.Links), some(b.Links), some(b.Members))
+			} else {
+				line("    behind    not known before the switch is connected")
+			}
+			if s.Undo != "" {
+				line("    undo      %s", s.Undo)
+			}
+		}
+	}
+	line("")
+	switch {
+	case p.Failed > 0:
+		line("%d checks fail: a wave with one of them is not applied", p.Failed)
+	case p.Warnings > 0:
+		line("no check fails, %d warn", p.Warnings)
+	default:
+		line("all checks hold")
+	}
+}
+
+// some lists the first of many.
+func some(list []string) string {
+	const most = 8
+	if len(list) == 0 {
+		return ": none"
+	}
+	s := ": " + strings.Join(list[:min(len(list), most)], " ")
+	if len(list) > most {
+		s += fmt.Sprintf(" and %d more", len(list)-most)
+	}
+	return s
+}
+
+func migrateApply() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "apply NAME", Short: "Apply the next wave of a migration", Args: cobra.ExactArgs(1),
+		Long: "Apply the next wave of a migration, and wait until it is applied, or taken back. A wave that is applied has to be\n" +
+			"confirmed within the migration's confirm timeout (fairlead migrate confirm NAME), else it is rolled back. When a\n" +
+			"wave is taken back, the command fails with the reason.",
+	}
+	wave := cmd.Flags().String("wave", "", "`WAVE` to apply (default the next one)")
+	dry := cmd.Flags().Bool("dry-run", false, "only check and plan the wave, as things stand now")
+	noWait := cmd.Flags().Bool("no-wait", false, "do not wait")
+	verbose := cmd.Flags().Bool("verbose", false, "with --dry-run, also list the flow entries")
+	return clientCommand(cmd, outputs, func(c *client, args []string) error {
+		fields := map[string]string{}
+		if *wave != "" {
+			fields["wave"] = *wave
+		}
+		body, err := json.Marshal(fields)
+		if err != nil {
+			return err
+		}
+		k := call{method: http.MethodPost, path: migrationPath(args[0]) + "/apply", body: body}
+		if *dry {
+			k.query = url.Values{"dry_run": {"true"}}
+		}
+		a, err := c.do(k)
+		if err != nil {
+			return err
+		}
+		if *dry {
+			plan, err := decodePlan(c, a.body, false)
+			if err != nil {
+				return err
+			}
+			if err := c.print(a.body, func(w *tabwriter.Writer) error { planText(w, plan, *verbose); return nil }); err != nil {
+				return err
+			}
+			if plan.Failed > 0 {
+				return refused(fmt.Errorf("%d checks fail: the wave would not be applied", plan.Failed))
+			}
+			return nil
+		}
+		m, err := decode[migration.Migration](c, a.body)
+		if err != nil {
+			return err
+		}
+		if *noWait {
+			if c.output != "table" {
+				return c.print(a.body, nil)
+			}
+			return c.done("wave %s of migration %s is on its way", m.Run.Wave, m.Name)
+		}
+		return c.follow(args[0], migration.StateUnconfirmed, migration.StateConfirmed, migration.StateCompleted)
+	})
+}
+
+// follow prints what happens to a migration until it rests, and fails unless it then is
+// in one of the states that are good.
+func (c *client) follow(name string, good ...migration.State) error {
+	var last string
+	said := map[string]bool{}
+	say := func(format string, args ...any) {
+		if s := fmt.Sprintf(format, args...); c.output == "table" && s != last {
+			last = s
+			fmt.Fprintln(c.out, oneLine(s))
+		}
+	}
+	for {
+		a, err := c.get(migrationPath(name))
+		if err != nil {
+			return err
+		}
+		m, err := decode[migration.Migration](c, a.body)
+		if err != nil {
+			return err
+		}
+		run := m.Run
+		steps := []migration.StepRun{}
+		wave := ""
+		if run != nil {
+			steps, wave = run.Steps, run.Wave
+		} else if m.Last != nil {
+			steps, wave = m.Last.Steps, m.Last.Wave
+		}
+		if run != nil && (run.Phase == migration.PhaseChecking || run.Phase == migration.PhaseMeasuring) {
+			say("wave %s: %s", wave, run.Phase)
+		}
+		if run != nil && run.Phase == migration.PhaseUndoing && !said["undoing"] {
+			said["undoing"] = true
+			say("wave %s: rolling back: %s", wave, run.Reason)
+		}
+		for i, s := range steps {
+			key := fmt.Sprintf("%d %s %s", i, s.State, s.Reason)
+			if s.State == migration.StepPending || said[key] {
+				continue
+			}
+			if s.State == migration.StepDone && run != nil && run.Phase == migration.PhaseUndoing {
+				continue // not its turn yet
+			}
+			said[key] = true
+			took := ""
+			if s.State == migration.StepDone && !s.Ended.IsZero() {
+				took = " (" + s.Ended.Sub(s.Began).Round(10*time.Millisecond).String() + ")"
+			}
+			if s.Reason != "" {
+				took += ": " + s.Reason
+			}
+			say("step %d of %d: %s: %s%s", i+1, len(steps), s.Step, s.State, took)
+		}
+		if m.State == migration.StateApplying || m.State == migration.StateRollingBack {
+			select {
+			case <-time.After(followEvery):
+				continue
+			case <-c.ctx.Done():
+				return refused(context.Cause(c.ctx))
+			}
+		}
+		if c.output != "table" {
+			if err := c.print(a.body, nil); err != nil {
+				return err
+			}
+		}
+		if !slices.Contains(good, m.State) {
+			return refused(fmt.Errorf("wave %s: %s: %s", wave, strings.ReplaceAll(string(m.State), "_", " "), m.Reason))
+		}
+		switch m.State {
+		case migration.StateUnconfirmed:
+			say("wave %s is applied: confirm it within %s, or it is rolled back: fairlead migrate confirm %s", wave, m.Progress.Confirm, name)
+		case migration.StateRolledBack:
+			say("rolled back: %s", m.Reason)
+		default:
+			say("migration %s is %s", name, m.State)
+		}
+		return nil
+	}
+}
+
+func migrateConfirm() *cobra.Command {
+	return clientCommand(&cobra.Command{Use: "confirm NAME", Short: "Keep the wave that was applied", Args: cobra.ExactArgs(1)}, outputs,
+		func(c *client, args []string) error {
+			a, err := c.do(call{method: http.MethodPost, path: migrationPath(args[0]) + "/confirm"})
+			if err != nil {
+				return err
+			}
+			m, err := decode[migration.Migration](c, a.body)
+			if err != nil {
+				return err
+			}
+			if c.output != "table" {
+				return c.print(a.body, nil)
+			}
+			if m.Next == "" {
+				return c.done("wave %s is confirmed; migration %s is completed", m.Last.Wave, m.Name)
+			}
+			return c.done("wave %s is confirmed; the next one is %s", m.Last.Wave, m.Next)
+		})
+}
+
+func migrateRollback() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "rollback NAME", Short: "Take a migration back to a checkpoint", Args: cobra.ExactArgs(1),
+		Long: "Take a migration back to a checkpoint, and wait until that is done. Without --to it is the one before the wave that is\n" +
+			"under way, or else before the wave that was applied last. `status` lists the checkpoints.",
+	}
+	to := cmd.Flags().Int("to", 0, "`NUMBER` of the checkpoint")
+	noWait := cmd.Flags().Bool("no-wait", false, "do not wait")
+	return clientCommand(cmd, outputs, func(c *client, args []string) error {
+		fields := map[string]int{}
+		if cmd.Flags().Changed("to") {
+			if *to < 1 {
+				return fmt.Errorf("to: %d is not the number of a checkpoint", *to)
+			}
+			fields["to"] = *to
+		}
+		body, err := json.Marshal(fields)
+		if err != nil {
+			return err
+		}
+		a, err := c.do(call{method: http.MethodPost, path: migrationPath(args[0]) + "/rollback", body: body})
+		if err != nil {
+			return err
+		}
+		if *noWait {
+			if c.output != "table" {
+				return c.print(a.body, nil)
+			}
+			return c.done("migration %s is being rolled back", args[0])
+		}
+		return c.follow(args[0], migration.StateRolledBack, migration.StatePlanned, migration.StateConfirmed)
+	})
+}
+
+// progressBar draws how much of a migration is done.
+func progressBar(p migration.Progress) string {
+	const width = 24
+	full := 0
+	if p.Total > 0 {
+		full = width * p.Done / p.Total
+	}
+	s := fmt.Sprintf("[%s%s] %d of %d steps", strings.Repeat("#", full), strings.Repeat("-", width-full), p.Done, p.Total)
+	if p.Left > 0 {
+		s += fmt.Sprintf(", about %s left", time.Duration(p.Left).Round(time.Second))
+	}
+	if p.Confirm > 0 {
+		s += fmt.Sprintf(", %s to confirm", p.Confirm)
+	}
+	return s
+}
+
+func migrateStatus() *cobra.Command {
+	cmd := &cobra.Command{Use: "status [NAME]", Short: "Show how far migrations are", Args: cobra.MaximumNArgs(1)}
+	watch := cmd.Flags().Bool("watch", false, "show every change, until nothing is under way any more")
+	return clientCommand(cmd, outputs, func(c *client, args []string) error {
+		if len(args) == 0 {
+			if *watch {
+				return errors.New("watch: name the migration")
+			}
+			return c.listMigrations()
+		}
+		if *watch {
+			return c.watchMigration(args[0])
+		}
+		a, err := c.get(migrationPath(args[0]))
+		if err != nil {
+			return err
+		}
+		m, err := decode[migration.Migration](c, a.body)
+		if err != nil {
+			return err
+		}
+		return c.print(a.body, func(w *tabwriter.Writer) error {
+			migrationText(w, m)
+			return nil
+		})
+	})
+}
+
+func migrationText(w *tabwriter.Writer, m migration.Migration) {
+	row(w, "NAME", "STATE", "PROGRESS", "APPLIED", "NEXT", "REVISION")
+	row(w, m.Name, m.State, progressBar(m.Progress), strings.Join(m.Applied, " "), m.Next, m.Revision)
+	if m.Reason != "" {
+		gap(w)
+		row(w, "REASON")
+		row(w, m.Reason)
+	}
+	steps := []migration.StepRun{}
+	switch {
+	case m.Run != nil:
+		steps = m.Run.Steps
+	case m.Last != nil:
+		steps = m.Last.Steps
+	}
+	if len(steps) > 0 {
+		gap(w)
+		row(w, "STEP", "STATE", "TOOK", "REASON")
+		for _, s := range steps {
+			took := ""
+			if !s.Ended.IsZero() && !s.Began.IsZero() {
+				took = s.Ended.Sub(s.Began).Round(10 * time.Millisecond).String()
+			}
+			row(w, s.Step.String(), s.State, took, s.Reason)
+		}
+	}
+	if len(m.Checkpoints) > 0 {
+		gap(w)
+		row(w, "CHECKPOINT", "AT", "BEFORE WAVE", "TARGETS", "ANSWERS")
+		for _, k := range m.Checkpoints {
+			row(w, k.N, k.At.Format(time.RFC3339), k.Wave, len(k.Targets), k.Answered)
+		}
+	}
+	if len(m.Audit) > 0 {
+		gap(w)
+		row(w, "AT", "WHO", "WHAT", "TARGET", "BEFORE", "AFTER", "DETAIL")
+		for _, e := range m.Audit[max(len(m.Audit)-20, 0):] {
+			row(w, e.At.Format(time.RFC3339), e.Who, e.What, e.Target, e.Before, e.After, e.Detail)
+		}
+	}
+}
+
+// watchMigration prints a line for every change until the migration rests.
+func (c *client) watchMigration(name string) error {
+	var last string
+	for {
+		a, err := c.get(migrationPath(name))
+		if err != nil {
+			return err
+		}
+		m, err := decode[migration.Migration](c, a.body)
+		if err != nil {
+			return err
+		}
+		s := fmt.Sprintf("%s %s %s", m.Name, m.State, progressBar(m.Progress))
+		if m.Run != nil {
+			s += " wave " + m.Run.Wave + " " + string(m.Run.Phase)
+		}
+		if s != last {
+			last = s
+			if c.output == "table" {
+				fmt.Fprintln(c.out, oneLine(s))
+			} else if err := c.print(a.body, nil); err != nil {
+				return err
+			}
+		}
+		if m.Run == nil {
+			return nil
+		}
+		select {
+		case <-time.After(followEvery):
+		case <-c.ctx.Done():
+			return nil
+		}
+	}
+}
+
+func migrateList() *cobra.Command {
+	return clientCommand(&cobra.Command{Use: "list", Short: "List the migrations", Args: cobra.NoArgs}, outputs,
+		func(c *client, _ []string) error { return c.listMigrations() })
+}
+
+func (c *client) listMigrations() error {
+	page, err := c.list("/v1/migrations")
+	if err != nil {
+		return err
+	}
+	list, err := decodeItems[migration.Migration](c, page)
+	if err != nil {
+		return err
+	}
+	return c.printPage(page, func(w *tabwriter.Writer) error {
+		row(w, "NAME", "STATE", "PROGRESS", "NEXT", "UPDATED", "REASON")
+		for _, m := range list {
+			row(w, m.Name, m.State, progressBar(m.Progress), m.Next, m.UpdatedAt.Format(time.RFC3339), m.Reason)
+		}
+		return nil
+	})
+}
+
+func migrateDelete() *cobra.Command {
+	return clientCommand(&cobra.Command{
+		Use: "delete NAME", Short: "Forget a migration and its checkpoints; what it applied stays", Args: cobra.ExactArgs(1),
+	}, outputs, func(c *client, args []string) error {
+		if _, err := c.do(call{method: http.MethodDelete, path: migrationPath(args[0])}); err != nil {
+			return err
+		}
+		return c.done("migration %s is deleted", args[0])
+	})
+}
