@@ -41,8 +41,10 @@ type PlannedStep struct {
 	Checks   []Check        `json:"checks"`
 	OVSDB    []ovsdb.Change `json:"ovsdb"`
 	OpenFlow FlowChanges    `json:"openflow"`
-	Blast    Blast          `json:"blast"`
-	Undo     string         `json:"undo"`
+	// Refused are the parts that the switch cannot have in that stage, or refuses now.
+	Refused []string `json:"refused"`
+	Blast   Blast    `json:"blast"`
+	Undo    string   `json:"undo"`
 }
 
 // CheckState is what came of a check.
@@ -186,7 +188,7 @@ func (ps *PlannedStep) check(name string, state CheckState, format string, args 
 }
 
 func (p *planner) step(ctx context.Context, step Step) (PlannedStep, error) {
-	ps := PlannedStep{Step: step, Checks: []Check{}, OVSDB: []ovsdb.Change{}, OpenFlow: FlowChanges{Entries: []string{}}}
+	ps := PlannedStep{Step: step, Checks: []Check{}, OVSDB: []ovsdb.Change{}, OpenFlow: FlowChanges{Entries: []string{}}, Refused: []string{}}
 	ps.Blast = Blast{Hosts: []string{}, Members: []string{}, VIPs: []string{}, Links: []string{}}
 	dpid, view, err := p.reach(ctx, &ps)
 	if err != nil || dpid == 0 {
@@ -352,8 +354,14 @@ func (p *planner) openflow(ctx context.Context, ps *PlannedStep, sw Switch, v *o
 		return
 	}
 	ps.OpenFlow = flowChanges(ch)
+	ps.Refused = append(ps.Refused, sorted(sw.Faults)...)
 	for _, part := range sorted(ch.Refused) {
-		ps.check("capabilities", CheckWarning, "%s: %s", part, ch.Refused[part])
+		state := CheckWarning
+		if slices.ContainsFunc(p.d.VIPs, func(name string) bool { return strings.HasSuffix(part, "/vip/"+name) }) {
+			state = CheckFailed
+		}
+		ps.check("capabilities", state, "%s: %s", part, ch.Refused[part])
+		ps.Refused = append(ps.Refused, part)
 	}
 	p.room(ctx, ps, sw, ch)
 }
@@ -514,6 +522,12 @@ func (p *planner) loops(ps *PlannedStep, dpid ofproto.DPID) {
 func (p *planner) returns(ps *PlannedStep, dpid ofproto.DPID) {
 	if len(p.d.VIPs) == 0 {
 		return
+	}
+	for _, name := range p.d.VIPs {
+		if !slices.ContainsFunc(p.vips, func(v VIP) bool { return v.Name == name }) {
+			ps.check("return_paths", CheckFailed, "there is no VIP %s", name)
+			return
+		}
 	}
 	if ps.Stage == "steer" || ps.Stage == "managed" {
 		ps.check("return_paths", CheckOK, "replies of members behind it cross it")

@@ -60,8 +60,11 @@ type StepRun struct {
 	Step
 	State  StepState `json:"state"`
 	Reason string    `json:"reason,omitempty"` // why it failed, or what is remarkable
-	Began  time.Time `json:"began,omitzero"`
-	Ended  time.Time `json:"ended,omitzero"`
+	// Refused are the parts that the switch was known to refuse before: they are no
+	// reason to take the step back.
+	Refused []string  `json:"refused,omitempty"`
+	Began   time.Time `json:"began,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
 }
 
 // Run is a wave, or a rollback, that is under way.

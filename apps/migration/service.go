@@ -39,6 +39,7 @@ type Options struct {
 type Service struct {
 	o        Options
 	patience patience
+	left     bool // a run was under way when New read it
 
 	writing sync.Mutex // held over a change of a record and its write
 
@@ -86,6 +87,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 				return nil, fmt.Errorf("migration: stored %q: %w", key, err)
 			}
 			s.records[name] = r
+			s.left = s.left || r.Run != nil
 		case "plan":
 			p := new(Plan)
 			if json.Unmarshal(value, p) == nil { // else the next one takes its place

@@ -163,7 +163,7 @@ func (s *Service) restore(ctx context.Context, step Step, points map[string]poin
 	if err != nil {
 		return "", err
 	}
-	return "", s.holds(ctx, dpid)
+	return "", s.holds(ctx, dpid, nil)
 }
 
 func sameTargets(v ovsdb.View, targets []string) bool {
@@ -190,7 +190,7 @@ func (s *Service) restoreStage(ctx context.Context, t Target) (note string, err 
 	if !sw.Connected && !t.Connected {
 		return "the switch is not connected: it gets its stage when it is", nil
 	}
-	if err := s.holds(ctx, dpid); err != nil {
+	if err := s.holds(ctx, dpid, nil); err != nil {
 		if sw, bad := s.o.Network.Switch(ctx, dpid); bad == nil && !sw.Connected {
 			return "the switch is not connected: it gets its stage when it is", nil
 		}
@@ -203,10 +203,9 @@ func (s *Service) restoreStage(ctx context.Context, t Target) (note string, err 
 func (s *Service) undone(ctx context.Context, r *record, points map[string]pointed) error {
 	reason := r.Run.Reason
 	if i := slices.IndexFunc(r.Checkpoints, func(c CheckpointView) bool { return c.N == r.Run.Checkpoint }); i >= 0 {
-		gone := map[string]bool{}
 		point, err := s.point(ctx, r.Description.Name, r.Run.Checkpoint)
 		if err == nil {
-			err = s.verify(ctx, r.Description, 0, StageReleased, point.Matrix, gone)
+			err = s.verify(ctx, r.Description, 0, StepRun{Step: Step{Stage: StageReleased}}, point.Matrix, nil)
 		}
 		if ctx.Err() != nil {
 			return nil

@@ -21,7 +21,7 @@ const self = "fairlead"
 // nobody knows what has happened in the network since; one that waits for its
 // confirmation waits on, to the same deadline; what was being taken back is taken back.
 func (s *Service) Run(ctx context.Context) error {
-	if r := s.underWay(); r != nil {
+	if r := s.underWay(); r != nil && s.left {
 		switch r.Run.Phase {
 		case PhaseChecking, PhaseMeasuring, PhaseStepping:
 			s.fail(ctx, r.Description.Name, "the controller ended while the wave was "+string(r.Run.Phase))
@@ -146,7 +146,7 @@ func (s *Service) check(ctx context.Context, r *record) error {
 	_, err = s.transit(ctx, r, PhaseChecking, func(r *record, more map[string][]byte) error {
 		r.Run.Steps = nil
 		for _, ps := range plan.Waves[0].Steps {
-			r.Run.Steps = append(r.Run.Steps, StepRun{Step: ps.Step, State: StepPending})
+			r.Run.Steps = append(r.Run.Steps, StepRun{Step: ps.Step, State: StepPending, Refused: ps.Refused})
 		}
 		r.Run.Phase = PhaseMeasuring
 		encoded, err := json.Marshal(plan)
@@ -162,12 +162,12 @@ func (s *Service) check(ctx context.Context, r *record) error {
 
 // measure takes the checkpoint of a wave: what is there, and what answers.
 func (s *Service) measure(ctx context.Context, r *record) error {
-	before, err := s.ask(ctx, r.Description)
+	before, err := s.ask(ctx, r.Description, nil)
 	if err != nil {
 		return fmt.Errorf("what answers before the wave cannot be measured: %w", err)
 	}
-	if why := before.silent(); len(why) > 0 {
-		return because("before the wave", why)
+	if len(before.Silent) > 0 {
+		return because("before the wave", before.Silent)
 	}
 	point := Checkpoint{At: s.now(), Wave: r.Run.Wave, Waves: append([]string{}, r.Applied...), Targets: []Target{}, Matrix: before}
 	for _, step := range r.Description.targets() {
@@ -184,8 +184,7 @@ func (s *Service) measure(ctx context.Context, r *record) error {
 		point.N = r.NextPoint
 		r.NextPoint++
 		r.Run.Checkpoint, r.Run.Phase = point.N, PhaseStepping
-		hosts, _, _ := before.answered()
-		v := CheckpointView{N: point.N, At: point.At, Wave: point.Wave, Waves: point.Waves, Targets: slices.Clone(point.Targets), Answered: hosts}
+		v := CheckpointView{N: point.N, At: point.At, Wave: point.Wave, Waves: point.Waves, Targets: slices.Clone(point.Targets), Answered: before.Hosts.Answered}
 		for i := range v.Targets {
 			v.Targets[i].Rows = nil
 		}
@@ -196,17 +195,10 @@ func (s *Service) measure(ctx context.Context, r *record) error {
 		}
 		encoded, err := json.Marshal(point)
 		more[checkpointKey(r.Description.Name, point.N)] = encoded
-		r.log(AuditEntry{At: s.now(), Who: self, What: "checkpoint", Target: fmt.Sprint(point.N), Detail: fmt.Sprintf("%d targets, %d answers of hosts", len(point.Targets), hosts)})
+		r.log(AuditEntry{At: s.now(), Who: self, What: "checkpoint", Target: fmt.Sprint(point.N), Detail: fmt.Sprintf("%d targets, %d answers of hosts", len(point.Targets), before.Hosts.Answered)})
 		return err
 	})
 	return err
-}
-
-// ask measures once.
-func (s *Service) ask(ctx context.Context, d Description) (Measurement, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.patience.measure)
-	defer cancel()
-	return s.o.Prober.Measure(ctx, ProbeRequest{Source: d.SourceAddress, VIPs: d.VIPs, Probes: d.Probes})
 }
 
 // target reads what a step's target is now.
@@ -305,7 +297,7 @@ func (s *Service) stepOn(ctx context.Context, r *record) error {
 		return err
 	}
 	gone := released(r.Run.Steps[:i+1], point)
-	if err := s.verify(ctx, r.Description, dpid, step.Stage, point.Matrix, gone); err != nil {
+	if err := s.verify(ctx, r.Description, dpid, r.Run.Steps[i], point.Matrix, gone); err != nil {
 		return fmt.Errorf("after step %s: %w", step, err)
 	}
 	_, err = s.mark(ctx, r, i, StepDone, "")
@@ -390,15 +382,21 @@ func (s *Service) adopt(ctx context.Context, req ovsdb.Request) (ofproto.DPID, e
 // verify returns nil when the switch of a step holds what it is to hold and nothing
 // answers less than before. It is asked until it is so, for a while: hosts are found
 // again, and links heard.
-func (s *Service) verify(ctx context.Context, d Description, dpid ofproto.DPID, stage string, before Measurement, gone map[string]bool) error {
+func (s *Service) verify(ctx context.Context, d Description, dpid ofproto.DPID, step StepRun, before Measurement, gone map[string]bool) error {
 	deadline := time.Now().Add(s.patience.verify)
-	if stage != StageReleased {
-		if err := s.holds(ctx, dpid); err != nil {
+	if step.Stage != StageReleased {
+		if err := s.holds(ctx, dpid, step.Refused); err != nil {
 			return err
 		}
 	}
 	for {
-		err := s.better(ctx, d, before, gone)
+		why, err := s.worse(ctx, d, before, gone)
+		switch {
+		case err != nil:
+			err = fmt.Errorf("what answers cannot be measured: %w", err)
+		case len(why) > 0:
+			err = because("not verified", why)
+		}
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -408,20 +406,9 @@ func (s *Service) verify(ctx context.Context, d Description, dpid ofproto.DPID, 
 	}
 }
 
-func (s *Service) better(ctx context.Context, d Description, before Measurement, gone map[string]bool) error {
-	now, err := s.ask(ctx, d)
-	if err != nil {
-		return fmt.Errorf("what answers cannot be measured: %w", err)
-	}
-	if why := now.worse(before, func(dpid string) bool { return gone[dpid] }); len(why) > 0 {
-		return because("not verified", why)
-	}
-	return nil
-}
-
 // holds waits until a switch is connected and has acknowledged its state, and checks
-// that it holds that and nothing else.
-func (s *Service) holds(ctx context.Context, dpid ofproto.DPID) error {
+// that it holds that and nothing else. It may refuse the parts that are refused.
+func (s *Service) holds(ctx context.Context, dpid ofproto.DPID, refused []string) error {
 	wait, cancel := context.WithTimeout(ctx, s.patience.connect)
 	defer cancel()
 	var sw Switch
@@ -449,7 +436,9 @@ func (s *Service) holds(ctx context.Context, dpid ofproto.DPID) error {
 	}
 	var why []string
 	for _, part := range sorted(sw.Faults) {
-		why = append(why, part+": "+sw.Faults[part])
+		if !slices.Contains(refused, part) {
+			why = append(why, part+": "+sw.Faults[part])
+		}
 	}
 	if len(why) > 0 {
 		return because(fmt.Sprintf("switch %s refuses", dpid), why)

@@ -140,3 +140,5 @@ type unmeasured struct{}
 func (unmeasured) Measure(context.Context, migration.ProbeRequest) (migration.Measurement, error) {
 	return migration.Measurement{}, nil
 }
+
+func (unmeasured) Worse(_, _ migration.Measurement) []migration.Difference { return nil }
