@@ -323,6 +323,13 @@ func (c *Controller) GroupStats(ctx context.Context, dpid ofproto.DPID, f func(o
 	return read(ctx, c, dpid, req, ofproto.GroupStatsOf, f)
 }
 
+// PortStats asks a connected switch for the counters of its ports. ErrNotConnected when
+// the switch is not.
+func (c *Controller) PortStats(ctx context.Context, dpid ofproto.DPID, f func(ofproto.PortStats)) error {
+	req := &ofproto.MultipartRequest{Type: ofproto.MultipartPortStats, Body: ofproto.PortStatsRequest{Port: ofproto.PortAny}}
+	return read(ctx, c, dpid, req, ofproto.PortStatsOf, f)
+}
+
 func read[T any](ctx context.Context, c *Controller, dpid ofproto.DPID, req *ofproto.MultipartRequest, records func([]byte) iter.Seq2[T, error], f func(T)) error {
 	s, err := c.session(ctx, dpid)
 	if err != nil {

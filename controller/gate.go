@@ -105,6 +105,10 @@ func (c *Controller) hold(ctx context.Context, s *session, why error) {
 // heldFault is the object that a held switch's fault names.
 const heldFault = "store"
 
+// Held is why nothing is written to the switch until an operator confirms it; empty:
+// nothing keeps it.
+func (s *Switch) Held() string { return s.Faults[heldFault] }
+
 // publishHeld keeps for Held why switches are held.
 func (c *Controller) publishHeld() {
 	var reasons []string

@@ -70,30 +70,16 @@ func (c *Controller) Desired(ctx context.Context, dpid ofproto.DPID) (*trace.Swi
 	if err != nil {
 		return nil, err
 	}
-	type state struct {
-		flows  []flowtable.DesiredFlow
-		groups []flowtable.DesiredGroup
-	}
-	got := make(chan state, 1)
-	if err := s.ask(ctx, func(w *worker) {
-		var st state
-		st.flows, st.groups = w.table.Desired()
-		got <- st
-	}); err != nil {
+	flows, list, err := s.desired(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("controller: ask for the desired state of %s: %w", dpid, err)
 	}
-	var st state
-	select {
-	case st = <-got:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	entries := make([]trace.Entry, len(st.flows))
-	for i, f := range st.flows {
+	entries := make([]trace.Entry, len(flows))
+	for i, f := range flows {
 		entries[i] = trace.Entry{Flow: f.Flow, Cookie: f.Cookie, Part: f.Part}
 	}
-	groups := make([]trace.Group, len(st.groups))
-	for i, g := range st.groups {
+	groups := make([]trace.Group, len(list))
+	for i, g := range list {
 		groups[i] = trace.Group{Group: g.Group, Part: g.Part}
 	}
 	return c.inspected(ctx, s, trace.NewSwitch(dpid, entries, groups))

@@ -11,6 +11,7 @@ const (
 	AppForwarding flowtable.AppID = 2
 	AppBalancer   flowtable.AppID = 3
 	AppHealth     flowtable.AppID = 4
+	AppMeasure    flowtable.AppID = 5
 	AppStore      flowtable.AppID = 15 // the mark of the store; see gate.go
 )
 
@@ -20,6 +21,7 @@ var AppNames = map[flowtable.AppID]string{
 	AppForwarding: "forwarding",
 	AppBalancer:   "balancer",
 	AppHealth:     "health",
+	AppMeasure:    "reachability",
 	AppStore:      "store",
 }
 
@@ -76,12 +78,15 @@ const (
 	PrioBPDUGuard uint16 = 51000 // ingress: BPDUs, where they block the port
 	PrioBlocked   uint16 = 50000 // ingress: ports that another one leads to the same segment for
 	PrioBPDU      uint16 = 45000 // ingress: BPDUs
+	PrioFlooding  uint16 = 44001 // ingress: the broadcast of a measurement, while there is one
+	PrioMeasured  uint16 = 44000 // ingress: answers to measurements, and broadcasts that are left of one
 	PrioVIPQuiet  uint16 = 40200 // ingress: the same at ports where another switch answers
 	PrioVIPNoLink uint16 = 40100 // ingress: neighbour solicitations for a VIP without a link address
 	PrioVIPARP    uint16 = 40000 // ingress: ARP, neighbour solicitations for a VIP
 	PrioVIPOwn    uint16 = 39002 // ingress: ARP of a VIP's own MAC
 	PrioVIPAsks   uint16 = 39001 // ingress: ARP requests of others by a VIP's address
 	PrioVIPClaim  uint16 = 39000 // ingress: ARP of others that claim a VIP's address
+	PrioMeasure   uint16 = 30001 // ingress: questions of measurements
 	PrioARP       uint16 = 30000 // ingress: copies of ARP
 	// PrioMiss is above 0, so that the entry NORMAL of priority 0 that many bridges
 	// have from before stays what it is and is not in the way.
@@ -102,6 +107,7 @@ const (
 	PrioVIPDrop    uint16 = 100 // vip: anything else for a VIP
 	PrioICMPError  uint16 = 50  // vip: ICMP errors to others
 
+	PrioAnswer     uint16 = 300 // destination: answers to measurements
 	PrioHost       uint16 = 200 // destination: known hosts
 	PrioFloodBlock uint16 = 100 // destination: floods from ports outside the tree
 
@@ -144,11 +150,15 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioVIPNoLink, App: AppBalancer, Stages: "steer, managed", Match: "neighbour solicitation for a VIP that does not say who asks, as in duplicate address detection", Does: "to the controller, which answers"},
 				{Priority: PrioBlocked, App: AppForwarding, Stages: "managed", Match: "port that is blocked: another leads to its segment, or a guard has found a reason", Does: "drop"},
 				{Priority: PrioBPDU, App: AppDiscovery, Stages: "managed; observe, steer where forwarded", Match: "BPDU", Does: "managed: drop, or on to vip, where it is flooded; observe, steer: out of all other ports"},
+				{Priority: PrioFlooding, App: AppMeasure, Stages: "all", Match: "broadcast of a measurement, while there is one", Does: "a copy to the controller, then on as any other packet"},
+				{Priority: PrioMeasured, App: AppMeasure, Stages: "all", Match: "broadcast of a measurement", Does: "drop: none goes round when there is no measurement"},
+				{Priority: PrioMeasured, App: AppMeasure, Stages: "all", Match: "ARP, neighbour advertisement to an address that measurements ask from; observe: anything to one", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request, neighbour solicitation for a VIP", Does: "turned into the reply and sent back, solicitations by way of vip; by the controller where the switch cannot"},
 				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "dsr: ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
 				{Priority: PrioVIPAsks, App: AppBalancer, Stages: "steer, managed", Match: "dsr: ARP request of another MAC that has a VIP's address for its own", Does: "the address is taken out; on as any other packet"},
 				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "dsr: other ARP, neighbour advertisement that gives a VIP's address another MAC", Does: "drop"},
 				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP; for a VIP, of a member behind an access port of its VLAN", Does: "to the controller, which answers"},
+				{Priority: PrioMeasure, App: AppMeasure, Stages: "all", Match: "ARP request, neighbour solicitation of a measurement", Does: "on as any other packet, without a copy; managed: to vip"},
 				{Priority: PrioARP, App: AppDiscovery, Stages: "all", Match: "ARP; IPv6 neighbour solicitations and advertisements", Does: "a copy to the controller, then on as any other packet"},
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "observe", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "all", Match: "everything else", Does: "observe: NORMAL; steer: to vip; managed: to source"},
@@ -195,6 +205,7 @@ var Pipeline = &flowtable.Pipeline{
 			Purpose: "Forwards: on shortest paths to known hosts, along one loop-free tree otherwise. In stage steer it is the switch's own forwarding.",
 			Match:   []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldEthDst, ofproto.FieldVLANVID},
 			Rows: []flowtable.RowSpec{
+				{Priority: PrioAnswer, App: AppMeasure, Stages: "steer, managed", Match: "destination is an address that measurements ask from", Does: "to the controller, and nowhere else"},
 				{Priority: PrioHost, App: AppForwarding, Stages: "managed", Match: "destination is a known host", Does: "out of the port on the shortest path"},
 				{Priority: PrioFloodBlock, App: AppForwarding, Stages: "managed", Match: "port that is neither in the tree nor an edge port", Does: "drop: floods arrive by the tree"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "steer, managed", Match: "everything else", Does: "steer: NORMAL; managed: flood group (tree ports and edge ports)"},

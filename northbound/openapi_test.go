@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/apps/migration"
+	"github.com/fairlead/fairlead/apps/reachability"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/topology"
 )
@@ -74,7 +75,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 				}
 			}
 			require.ElementsMatch(t, regexp.MustCompile(`\{[a-z]+\}`).FindAllString(path, -1), inPath, path)
-			posts := []string{ovsPath, restorePath, "/v1/explain", "/v1/migrations/{name}/apply", "/v1/migrations/{name}/rollback"} // with a body
+			posts := []string{ovsPath, restorePath, "/v1/explain", "/v1/reachability", "/v1/migrations/{name}/apply", "/v1/migrations/{name}/rollback"} // with a body
 			require.Equal(t, method == "put" || method == "post" && slices.Contains(posts, path), op.RequestBody != nil, path)
 			if path != "/healthz" {
 				require.Contains(t, op.Responses, "401", path)
@@ -141,7 +142,7 @@ func jsonFields(typ reflect.Type) (all, always []string) {
 // requires what is always there.
 func TestOpenAPISchemas(t *testing.T) {
 	d, _ := openAPIOf(t, newRig(t))
-	input := []string{"OVSAdoption", "VIP", "Listener", "Pool", "Member", "Monitor", "MemberPut", "MigrationDescription", "MigrationWave", "MigrationStep", "MigrationProbe"}
+	input := []string{"ReachabilityRequest", "ReachabilityProbe", "OVSAdoption", "VIP", "Listener", "Pool", "Member", "Monitor", "MemberPut", "MigrationDescription", "MigrationWave", "MigrationStep", "MigrationProbe"}
 	for name, v := range map[string]any{
 		"VIP": balancer.VIP{}, "Listener": balancer.Listener{}, "Pool": balancer.Pool{}, "Member": balancer.Member{}, "MemberPut": balancer.Member{},
 		"Monitor": balancer.Monitor{}, "VIPStatus": balancer.VIPStatus{}, "SwitchStatus": balancer.SwitchStatus{}, "MemberStatus": balancer.MemberStatus{},
@@ -159,6 +160,9 @@ func TestOpenAPISchemas(t *testing.T) {
 		"OVSDBChange": ovsdb.Change{}, "FlowChanges": migration.FlowChanges{}, "BlastRadius": migration.Blast{}, "MigrationRun": migration.Run{}, "StepRun": migration.StepRun{},
 		"MigrationOutcome": migration.Outcome{}, "MigrationCheckpoint": migration.CheckpointView{}, "MigrationTarget": migration.Target{}, "MigrationProgress": migration.Progress{},
 		"AuditEntry": migration.AuditEntry{}, "MigrationPage": Page[int]{},
+		"ReachabilityRequest": ReachabilityRequest{}, "ReachabilityProbe": reachability.Probe{}, "Reachability": reachability.Measurement{}, "MeasuredSwitch": reachability.Switch{},
+		"MeasuredPair": reachability.Pair{}, "MeasuredVIP": reachability.VIPAnswer{}, "MeasuredProbe": reachability.ProbeAnswer{}, "MeasuredCopies": reachability.Copies{},
+		"MeasuredLink": reachability.LinkAnswer{}, "MeasuredRate": reachability.PortRate{},
 		"Event": Event{}, "Problem": Problem{}, "FieldError": FieldError{}, "Health": Health{}, "Readiness": Readiness{}, "Restored": Restored{}, "VIPPage": Page[int]{}, "FlowPage": Page[int]{},
 	} {
 		s, ok := d.Components.Schemas[name]

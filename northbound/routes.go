@@ -51,6 +51,7 @@ func (s *Server) routes() []route {
 		{http.MethodGet, "/v1/segments", s.listSegments},
 		{http.MethodGet, "/v1/topology", s.getTopology},
 		{http.MethodPost, "/v1/explain", s.postExplain},
+		{http.MethodPost, "/v1/reachability", s.postReachability},
 		{http.MethodGet, eventsPath, s.getEvents},
 		{http.MethodGet, backupPath, s.getBackup},
 		{http.MethodPost, restorePath, s.postRestore},

@@ -34,7 +34,9 @@ type Options struct {
 	Migrations Migrations
 	// Explainer tells what becomes of a packet; required as VIPs are.
 	Explainer Explainer
-	Backups   Backups
+	// Measurer measures what answers; required as VIPs are.
+	Measurer Measurer
+	Backups  Backups
 	// Probes tells what health monitors do, for metrics; nil: nothing is told.
 	Probes func(context.Context) (ProbesView, error)
 	// Presence tells what was announced to hosts and bridges, for metrics; nil: nothing

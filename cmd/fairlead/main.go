@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 func rootCommand() *cobra.Command {
 	root := group("fairlead", "Load balancing in OpenFlow switches",
-		serveCommand(), vipCommand(), memberCommand(), switchCommand(), ovsCommand(), migrateCommand(), topologyCommand(), explainCommand(), backupCommand(), restoreCommand(), lldpKeyCommand(), versionCommand())
+		serveCommand(), vipCommand(), memberCommand(), switchCommand(), ovsCommand(), migrateCommand(), topologyCommand(), explainCommand(), reachabilityCommand(), backupCommand(), restoreCommand(), lldpKeyCommand(), versionCommand())
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root

@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead/fairlead/apps/forwarding"
 	"github.com/fairlead/fairlead/apps/health"
 	"github.com/fairlead/fairlead/apps/migration"
+	"github.com/fairlead/fairlead/apps/reachability"
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/controller/store"
@@ -89,6 +90,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	vips.SetWatch(watch)
 	vips.AnnounceEvery(cfg.AnnounceEvery)
 	probes := health.New(log, tell)
+	measured := reachability.New()
 	stage, err := parseStage(cfg.Stage)
 	if err != nil {
 		return err
@@ -102,6 +104,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 			forwarding.New(graph),
 			vips,
 			probes,
+			measured,
 		},
 	})
 	if err != nil {
@@ -152,6 +155,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 
 		Explainer:  service,
 		Migrations: moves,
+		Measurer:   reachability.NewService(measured, core, measuredVIPs(service), rand.Reader),
 		Traffic:    cfg.Traffic,
 	})
 

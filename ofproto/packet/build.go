@@ -104,6 +104,12 @@ func AppendNeighborSolicitation(b []byte, srcMAC MAC, src, target netip.Addr, ta
 	return f.appendND(b, ICMP{Type: ICMPv6NeighborSolicitation}, target, NDSourceLinkAddr, !src.IsUnspecified())
 }
 
+// AppendNeighborProbe appends the solicitation that asks the destination of the flow
+// itself whether it has target (RFC 4861 §7.3.3).
+func AppendNeighborProbe(b []byte, f Flow, target netip.Addr) []byte {
+	return f.appendND(b, ICMP{Type: ICMPv6NeighborSolicitation}, target, NDSourceLinkAddr, true)
+}
+
 // AppendNeighborAdvertisement appends the frame that tells the destination of the
 // flow that target is at the flow's source MAC (RFC 4861 §4.4). Override is set;
 // solicited is for an answer to one asker.

@@ -318,9 +318,10 @@ type macKey struct {
 	vlan uint16
 }
 
-// normal is the switch's own forwarding: a learning bridge.
+// normal is the switch's own forwarding: a learning bridge. Of packets from the
+// controller it learns nothing, as Open vSwitch does not.
 func (x *execution) normal(p *inFlight) {
-	if x.s.ports[p.in] == nil {
+	if x.s.ports[p.in] == nil && p.in != ofproto.PortController {
 		return // from nowhere: Open vSwitch drops it too
 	}
 	tag, _ := p.decoded.VLAN()
@@ -330,7 +331,7 @@ func (x *execution) normal(p *inFlight) {
 	if dst.mac[0] == 0x01 && dst.mac[1] == 0x80 && dst.mac[2] == 0xc2 && dst.mac[3] == 0 && dst.mac[4] == 0 && dst.mac[5]&0xf0 == 0 {
 		return // reserved for the link (IEEE 802.1D §7.12.6)
 	}
-	if !packet.IsGroup(src.mac) {
+	if !packet.IsGroup(src.mac) && p.in != ofproto.PortController {
 		x.s.macs[src] = p.in
 	}
 	to, known := x.s.macs[dst]

@@ -48,6 +48,7 @@ type Network struct {
 	links    map[Place]Place
 	media    map[Place]*medium
 	cut      map[Place]bool
+	narrow   map[Place]int // the most bytes of payload that leave, where they are bounded
 	hosts    map[string]*Host
 	at       map[Place][]*Host
 	storm    bool
@@ -59,7 +60,7 @@ const hopsMost = 20000
 // NewNetwork returns an empty network.
 func NewNetwork() *Network {
 	return &Network{
-		switches: map[ofproto.DPID]*Switch{}, links: map[Place]Place{}, media: map[Place]*medium{}, cut: map[Place]bool{},
+		switches: map[ofproto.DPID]*Switch{}, links: map[Place]Place{}, media: map[Place]*medium{}, cut: map[Place]bool{}, narrow: map[Place]int{},
 		hosts: map[string]*Host{}, at: map[Place][]*Host{},
 	}
 }
@@ -149,6 +150,13 @@ func (n *Network) Cut(a Place, cut bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut[a], n.cut[n.links[a]] = cut, cut
+}
+
+// Narrow makes a port lose frames with more than that many bytes of payload.
+func (n *Network) Narrow(at Place, mtu int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.narrow[at] = mtu
 }
 
 // AddHost plugs a host in at its place, whose port comes up.
@@ -317,7 +325,7 @@ func (n *Network) leave(at Place, frame []byte) []arrival {
 	if n.Tap != nil {
 		n.Tap(at, frame)
 	}
-	if n.cut[at] {
+	if mtu := n.narrow[at]; n.cut[at] || mtu > 0 && len(frame) > mtu+14 {
 		return nil
 	}
 	if to, ok := n.links[at]; ok {

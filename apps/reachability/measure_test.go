@@ -1,0 +1,326 @@
+package reachability_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/apps/reachability"
+	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/flowtable"
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
+	"github.com/fairlead/fairlead/test/simswitch"
+	"github.com/fairlead/fairlead/test/simswitch/lab"
+)
+
+// site is a lab with the app.
+type site struct {
+	*lab.Lab
+	t       *testing.T
+	app     *reachability.App
+	service *reachability.Service
+	vips    []reachability.VIP
+}
+
+// panics fails a test in whose log something panicked: the core goes on as if nothing
+// had been.
+type panics struct{ t *testing.T }
+
+func (p panics) Write(line []byte) (int, error) {
+	if strings.Contains(string(line), "panicked") {
+		p.t.Errorf("%s", line)
+	}
+	return len(line), nil
+}
+
+// random is not random.
+type random struct{ n byte }
+
+func (r *random) Read(b []byte) (int, error) {
+	for i := range b {
+		r.n++
+		b[i] = r.n
+	}
+	return len(b), nil
+}
+
+func at(dpid ofproto.DPID, port ofproto.Port) simswitch.Place {
+	return simswitch.Place{DPID: dpid, Port: port}
+}
+
+// open starts a controller with the app over a network, whose hosts make themselves known.
+func open(t *testing.T, n *simswitch.Network, o lab.Options) *site {
+	t.Helper()
+	s := &site{t: t, app: reachability.New()}
+	o.Log = panics{t}
+	more := o.Apps
+	o.Apps = func() []controller.App {
+		apps := []controller.App{s.app}
+		if more != nil {
+			apps = append(apps, more()...)
+		}
+		return apps
+	}
+	s.Lab = lab.Start(t, n, o)
+	s.service = reachability.NewService(s.app, s.Core, func(context.Context) ([]reachability.VIP, error) { return s.vips, nil }, &random{})
+	s.Settle()
+	for _, h := range n.Hosts() {
+		s.Announce(h)
+	}
+	s.Settle()
+	s.Forget()
+	s.NoFaults()
+	return s
+}
+
+func (s *site) measure(req reachability.Request) reachability.Measurement {
+	s.t.Helper()
+	m, err := s.service.Measure(s.t.Context(), req)
+	require.NoError(s.t, err)
+	return m
+}
+
+// matrix writes the pairs of a measurement: a line an address, and for each switch +, -
+// or ?.
+func matrix(m reachability.Measurement) string {
+	var b bytes.Buffer
+	last := ""
+	for _, p := range m.Pairs {
+		if name := p.Address.String(); name != last {
+			fmt.Fprintf(&b, "\n%s ", name)
+			last = name
+		}
+		b.WriteString(map[reachability.Result]string{reachability.Answered: "+", reachability.NoAnswer: "-", reachability.Skipped: "?"}[p.Result])
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// stages are the labs that a test of all stages runs in.
+var stages = map[string]struct {
+	lab lab.Options
+	sw  simswitch.Options
+}{
+	"observe":     {lab: lab.Options{Observe: true}},
+	"steer":       {lab: lab.Options{Stage: controller.StageSteer}},
+	"managed":     {},
+	"one table":   {sw: simswitch.Options{Tables: 1}},
+	"one, steer":  {lab: lab.Options{Stage: controller.StageSteer}, sw: simswitch.Options{Tables: 1}},
+	"no OVS":      {sw: simswitch.Options{NoNicira: true, NoMasks: true, NoMeters: true, NoBundles: true}},
+	"no groups":   {sw: simswitch.Options{NoGroups: true}},
+	"no NORMAL":   {sw: simswitch.Options{NoNormal: true}},
+	"no meters 2": {lab: lab.Options{Observe: true}, sw: simswitch.Options{NoMeters: true}},
+}
+
+// line is three switches in a row with hosts of both families and of a VLAN.
+func line(o simswitch.Options) *simswitch.Network {
+	n := lab.Build(3, o, [2]int{1, 2}, [2]int{2, 3})
+	n.AddHost(simswitch.Host{Name: "six", MAC: packet.MAC{0x0e, 1, 5: 6}, IP: netip.MustParseAddr("2001:db8::6"), At: at(3, 101)})
+	n.AddHost(simswitch.Host{Name: "tagged", MAC: packet.MAC{0x0e, 1, 5: 7}, IP: netip.MustParseAddr("10.0.7.7"), VLAN: 7, At: at(3, 102)})
+	return n
+}
+
+// Every host answers every switch, in every stage, and no host sees anything of it that
+// is not addressed to it. Measuring changes nothing in switches, and what was learned
+// stays.
+func TestEverybodyAnswers(t *testing.T) {
+	for name, o := range stages {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t, line(o.sw), o.lab)
+				mods, hosts := s.Mods(), s.Snapshot().HostCount()
+				began := time.Now()
+				m := s.measure(reachability.Request{Hosts: true})
+				require.Less(t, time.Since(began), time.Second)
+				require.Equal(t, "10.0.0.1 +++\n10.0.0.2 +++\n10.0.0.3 +++\n10.0.7.7 +++\n2001:db8::6 +++", matrix(m))
+				require.Equal(t, 15, m.Total)
+				require.Empty(t, m.Notes)
+				for _, p := range m.Pairs {
+					require.Equal(t, 1, p.Tries)
+					require.Equal(t, p.At, *p.Caught, "the first switch that the answer crosses")
+				}
+				s.Pass(time.Second)
+				require.Equal(t, mods, s.Mods())
+				require.Equal(t, hosts, s.Snapshot().HostCount())
+				for _, name := range s.Hosts() {
+					asked := 0
+					for _, b := range s.Seen(name) {
+						f, err := packet.Decode(b)
+						require.NoError(t, err)
+						if f.EtherType() == packet.EtherTypeLLDP {
+							continue
+						}
+						require.Equal(t, s.Host(name).MAC, f.Ethernet().Dst, "%s sees %x", name, b)
+						if a, ok := f.ARP(); ok {
+							require.Equal(t, netip.IPv4Unspecified(), a.SPA, "a question that caches learn from")
+						}
+						asked++
+					}
+					require.Equal(t, 3, asked, name)
+				}
+			})
+		})
+	}
+}
+
+// What fails is what the matrix shows: a cable that carries nothing, a host that is
+// blocked by an entry of somebody else, one that is gone.
+func TestMatrix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, line(simswitch.Options{}), lab.Options{})
+		before := s.measure(reachability.Request{Hosts: true})
+
+		s.Cut(at(2, 2), true) // between 2 and 3
+		m := s.measure(reachability.Request{Hosts: true})
+		require.Equal(t, "10.0.0.1 ++-\n10.0.0.2 ++-\n10.0.0.3 --+\n10.0.7.7 --+\n2001:db8::6 --+", matrix(m))
+		for _, p := range m.Pairs {
+			require.Equal(t, p.OK(), p.Reason == "")
+			if !p.OK() {
+				require.Equal(t, 3, p.Tries)
+			}
+		}
+		worse := reachability.Worse(before, m)
+		require.Len(t, worse, 8)
+		require.Equal(t, reachability.Difference{
+			Aspect: reachability.AspectHost, DPID: "0000000000000003",
+			Text: "10.0.0.1 (0e:00:00:00:00:01) does not answer from switch 0000000000000003 any more (answered before)",
+		}, worse[0])
+		require.Empty(t, reachability.Worse(m, m))
+		s.Cut(at(2, 2), false)
+
+		// Somebody else drops what is for h1, at the switch in the middle.
+		drop := &ofproto.FlowMod{Table: controller.TableDestination, Priority: 1000, BufferID: ofproto.NoBuffer,
+			OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny, Match: ofproto.NewMatch(ofproto.EthDst(ofproto.MAC(s.Host("h1").MAC)))}
+		require.Nil(t, s.Switch(2).Apply(drop))
+		m = s.measure(reachability.Request{Hosts: true})
+		require.Equal(t, "10.0.0.1 +--\n10.0.0.2 +++\n10.0.0.3 +++\n10.0.7.7 +++\n2001:db8::6 +++", matrix(m))
+		drop.Command = ofproto.FlowDelete
+		require.Nil(t, s.Switch(2).Apply(drop))
+
+		s.Host("six").Mute = true
+		m = s.measure(reachability.Request{Hosts: true, From: []ofproto.DPID{1, 3}})
+		require.Equal(t, "10.0.0.1 ++\n10.0.0.2 ++\n10.0.0.3 ++\n10.0.7.7 ++\n2001:db8::6 --", matrix(m))
+	})
+}
+
+// A switch that is away is told, and compared as one thing.
+func TestSwitchAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, line(simswitch.Options{}), lab.Options{})
+		before := s.measure(reachability.Request{Hosts: true})
+		s.Disconnect(2)
+		s.Pass(time.Second)
+		m := s.measure(reachability.Request{Hosts: true})
+		require.Equal(t, "not connected", m.Switches[1].Skipped)
+		require.Equal(t, "10.0.0.1 ++\n10.0.0.2 ??\n10.0.0.3 ++\n10.0.7.7 ++\n2001:db8::6 ++", matrix(m), "it forwards by the entries that it has")
+		require.Equal(t, []reachability.Difference{{
+			Aspect: reachability.AspectSwitch, DPID: "0000000000000002", Text: "switch 0000000000000002 cannot be measured from any more: not connected",
+		}}, reachability.Worse(before, m))
+	})
+}
+
+// ours counts the entries of the app in all switches.
+func (s *site) ours() (n int) {
+	for _, sw := range s.Switches() {
+		for _, f := range sw.Flows() {
+			if flowtable.OwnsCookie(f.Cookie) && flowtable.CookieApp(f.Cookie) == controller.AppMeasure {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// What is installed is there once and for all: a restart of the controller sends
+// nothing, and so does a measurement; of one that counts broadcasts nothing is left.
+func TestNothingIsLeft(t *testing.T) {
+	for name, o := range stages {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t, line(o.sw), o.lab)
+				ours := s.ours()
+				require.Positive(t, ours)
+				s.measure(reachability.Request{Hosts: true, Broadcast: true, Rates: true, Tables: true, MTU: 1500})
+				require.Equal(t, ours, s.ours())
+				s.NoFaults()
+				s.Stop()
+				mods := s.Mods()
+				o.lab.Memory = s.Memory
+				s = open(t, s.Network, o.lab)
+				require.Equal(t, mods, s.Mods())
+				require.Equal(t, ours, s.ours())
+			})
+		})
+	}
+}
+
+// A broadcast arrives once; where a loop is closed, twice or more, and it does not go on
+// after the measurement.
+func TestBroadcast(t *testing.T) {
+	for name, o := range stages {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t, line(o.sw), o.lab)
+				m := s.measure(reachability.Request{Broadcast: true})
+				require.Len(t, m.Copies, 6)
+				for _, c := range m.Copies {
+					require.Equal(t, 1, c.Count, c)
+				}
+				require.Empty(t, m.Notes)
+				s.Cut(at(2, 2), true)
+				cut := s.measure(reachability.Request{Broadcast: true})
+				for _, c := range cut.Copies {
+					joined := c.From != "0000000000000003" && c.To != "0000000000000003"
+					require.Equal(t, joined, c.Count == 1, c)
+				}
+				worse := reachability.Worse(m, cut)
+				require.Len(t, worse, 4)
+				require.Equal(t, "a broadcast from switch 0000000000000001 does not come to switch 0000000000000003 any more", worse[0].Text)
+			})
+		})
+	}
+}
+
+// A link that passes small packets only is told, and one that passes none.
+func TestLinkThatLosesWholePackets(t *testing.T) {
+	for name, o := range stages {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := line(o.sw)
+				managed := !o.lab.Observe && o.lab.Stage != controller.StageSteer
+				if managed { // elsewhere it would be a loop
+					n.Share(false, at(1, 50), at(3, 50)) // a legacy bridge
+				}
+				s := open(t, n, o.lab)
+				m := s.measure(reachability.Request{MTU: 1500})
+				var got []string
+				for _, l := range m.Links {
+					require.True(t, l.Small && l.Full, "%+v", l)
+					got = append(got, l.From.String()+" "+l.To.String())
+				}
+				require.Contains(t, got, "0000000000000001/1 0000000000000002/1")
+				require.Contains(t, got, "0000000000000002/1 0000000000000001/1")
+
+				require.Len(t, got, 4) // one port on the segment is blocked
+
+				s.Narrow(at(1, 1), 1400)
+				s.Cut(at(2, 2), true)
+				bad := s.measure(reachability.Request{MTU: 1500})
+				texts := ""
+				for _, d := range reachability.Worse(m, bad) {
+					texts += d.Text + "\n"
+				}
+				require.Contains(t, texts, "packets of 1500 bytes do not pass from 0000000000000001/1 to 0000000000000002/1 any more, small ones do\n")
+				require.Contains(t, texts, "nothing passes from 0000000000000003/1 to 0000000000000002/2 any more\n")
+				require.NotContains(t, texts, "from 0000000000000002/1")
+			})
+		})
+	}
+}

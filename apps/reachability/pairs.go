@@ -1,0 +1,134 @@
+package reachability
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
+	"github.com/fairlead/fairlead/topology"
+)
+
+// pair is one to be measured.
+type pair struct {
+	from ofproto.DPID
+	mac  packet.MAC
+	addr netip.Addr
+	vlan uint16
+	at   Place
+}
+
+// pairs has the hosts asked from each switch.
+func (w *work) pairs() {
+	var all []pair
+	switch {
+	case w.req.Like != nil:
+		all = w.earlier()
+	case w.req.Hosts:
+		all = w.known()
+	}
+	w.m.Total = len(all)
+	all = sample(all, w.req.MaxPairs)
+	if left := w.m.Total - len(all); left > 0 {
+		w.note("%d of %d pairs of a switch and a host were left out: max_pairs is %d", left, w.m.Total, w.req.MaxPairs)
+	}
+	w.m.Pairs = make([]Pair, len(all))
+	for i, p := range all {
+		w.m.Pairs[i] = Pair{From: p.from.String(), Address: p.addr, MAC: ofproto.MAC(p.mac).String(), VLAN: p.vlan, At: p.at}
+		if at, ok := w.snap.Host(topology.MAC(p.mac), p.vlan); ok && w.away[ofproto.DPID(at.Place.DPID)] {
+			w.m.Pairs[i].Reply = Reply{Result: Skipped, Reason: "its switch is not connected, which would catch the answer"}
+			continue
+		}
+		w.ask(askHost(p.from, p.mac, p.addr, p.vlan), func(q *question) { w.m.Pairs[i].Reply = q.reply })
+	}
+}
+
+// known are all pairs of a switch that is measured from and an address of a host.
+func (w *work) known() (all []pair) {
+	silent := 0
+	for _, h := range w.snap.Hosts() {
+		addrs := asked(h.IPs)
+		if len(addrs) == 0 {
+			silent++
+		}
+		for _, addr := range addrs {
+			for _, dpid := range w.from {
+				all = append(all, pair{dpid, packet.MAC(h.MAC), addr, h.VLAN, placeOf(h.Place)})
+			}
+		}
+	}
+	if silent > 0 {
+		w.note("%d hosts have no address that is known, and were not asked", silent)
+	}
+	return all
+}
+
+// asked chooses the addresses by which a host is asked: one of each family, a link-local
+// one where there is no other.
+func asked(ips []netip.Addr) (chosen []netip.Addr) {
+	var four, six, local netip.Addr
+	for _, a := range slices.SortedFunc(slices.Values(ips), netip.Addr.Compare) {
+		switch {
+		case a.Is4() && !four.IsValid():
+			four = a
+		case a.Is6() && a.IsLinkLocalUnicast() && !local.IsValid():
+			local = a
+		case a.Is6() && !a.IsLinkLocalUnicast() && !six.IsValid():
+			six = a
+		}
+	}
+	for _, a := range []netip.Addr{four, six} {
+		if a.IsValid() {
+			chosen = append(chosen, a)
+		}
+	}
+	if len(chosen) == 0 && local.IsValid() {
+		chosen = append(chosen, local)
+	}
+	return chosen
+}
+
+// earlier are the pairs of an earlier measurement whose switch is measured from now.
+func (w *work) earlier() (all []pair) {
+	for _, p := range w.req.Like.Pairs {
+		i := slices.IndexFunc(w.from, func(dpid ofproto.DPID) bool { return dpid.String() == p.From })
+		mac, err := net.ParseMAC(p.MAC)
+		if i < 0 || err != nil || len(mac) != len(packet.MAC{}) {
+			continue
+		}
+		all = append(all, pair{w.from[i], packet.MAC(mac), p.Address, p.VLAN, p.At})
+	}
+	return all
+}
+
+// sample takes at most that many pairs: always the same of the same, and spread over
+// switches and hosts. It returns them in the order of addresses and switches.
+func sample(all []pair, most int) []pair {
+	if len(all) > most {
+		rank := make(map[pair]uint64, len(all))
+		for _, p := range all {
+			h := fnv.New64a()
+			_, _ = fmt.Fprint(h, p.from, p.mac, p.addr, p.vlan)
+			rank[p] = h.Sum64()
+		}
+		slices.SortFunc(all, func(a, b pair) int { return cmp.Compare(rank[a], rank[b]) })
+		all = all[:most]
+	}
+	slices.SortFunc(all, func(a, b pair) int {
+		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.vlan, b.vlan), cmp.Compare(a.from, b.from), slices.Compare(a.mac[:], b.mac[:]))
+	})
+	return all
+}
+
+// host finds who has an address; a host of a VLAN may be behind an access port of it.
+func (w *work) host(vlan uint16, addr netip.Addr) (topology.Host, bool) {
+	h, ok := w.snap.HostByIP(vlan, addr)
+	if !ok && vlan != 0 {
+		h, ok = w.snap.HostByIP(0, addr)
+	}
+	return h, ok
+}
