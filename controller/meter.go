@@ -58,7 +58,7 @@ func meterKind(app flowtable.AppID, priority uint16) uint32 {
 	switch {
 	case app == AppDiscovery && priority == PrioARP:
 		return meterHosts
-	case app == AppDiscovery && priority != PrioBPDUGuard:
+	case app == AppDiscovery && priority != PrioBPDUGuard, app == AppForwarding && priority == PrioBlockedEcho:
 		return meterProbes
 	case app == AppForwarding:
 		return meterUnknown

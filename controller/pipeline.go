@@ -72,22 +72,23 @@ func Zones(vlan uint16) (destination, source uint16) {
 
 // Priorities, by table.
 const (
-	PrioMark      uint16 = 65500 // ingress: the mark of the store
-	PrioDiscovery uint16 = 65000 // ingress: LLDP
-	PrioProbe     uint16 = 64000 // ingress: ARP replies to the controller's own requests
-	PrioBPDUGuard uint16 = 51000 // ingress: BPDUs, where they block the port
-	PrioBlocked   uint16 = 50000 // ingress: ports that another one leads to the same segment for
-	PrioBPDU      uint16 = 45000 // ingress: BPDUs
-	PrioFlooding  uint16 = 44001 // ingress: the broadcast of a measurement, while there is one
-	PrioMeasured  uint16 = 44000 // ingress: answers to measurements, and broadcasts that are left of one
-	PrioVIPQuiet  uint16 = 40200 // ingress: the same at ports where another switch answers
-	PrioVIPNoLink uint16 = 40100 // ingress: neighbour solicitations for a VIP without a link address
-	PrioVIPARP    uint16 = 40000 // ingress: ARP, neighbour solicitations for a VIP
-	PrioVIPOwn    uint16 = 39002 // ingress: ARP of a VIP's own MAC
-	PrioVIPAsks   uint16 = 39001 // ingress: ARP requests of others by a VIP's address
-	PrioVIPClaim  uint16 = 39000 // ingress: ARP of others that claim a VIP's address
-	PrioMeasure   uint16 = 30001 // ingress: questions of measurements
-	PrioARP       uint16 = 30000 // ingress: copies of ARP
+	PrioMark        uint16 = 65500 // ingress: the mark of the store
+	PrioDiscovery   uint16 = 65000 // ingress: LLDP
+	PrioProbe       uint16 = 64000 // ingress: ARP replies to the controller's own requests
+	PrioBPDUGuard   uint16 = 51000 // ingress: BPDUs, where they block the port
+	PrioBlockedEcho uint16 = 50100 // ingress: echoes of our own at ports that are blocked
+	PrioBlocked     uint16 = 50000 // ingress: ports that another one leads to the same segment for
+	PrioBPDU        uint16 = 45000 // ingress: BPDUs
+	PrioFlooding    uint16 = 44001 // ingress: the broadcast of a measurement, while there is one
+	PrioMeasured    uint16 = 44000 // ingress: answers to measurements, and broadcasts that are left of one
+	PrioVIPQuiet    uint16 = 40200 // ingress: the same at ports where another switch answers
+	PrioVIPNoLink   uint16 = 40100 // ingress: neighbour solicitations for a VIP without a link address
+	PrioVIPARP      uint16 = 40000 // ingress: ARP, neighbour solicitations for a VIP
+	PrioVIPOwn      uint16 = 39002 // ingress: ARP of a VIP's own MAC
+	PrioVIPAsks     uint16 = 39001 // ingress: ARP requests of others by a VIP's address
+	PrioVIPClaim    uint16 = 39000 // ingress: ARP of others that claim a VIP's address
+	PrioMeasure     uint16 = 30001 // ingress: questions of measurements
+	PrioARP         uint16 = 30000 // ingress: copies of ARP
 	// PrioMiss is above 0, so that the entry NORMAL of priority 0 that many bridges
 	// have from before stays what it is and is not in the way.
 	PrioMiss uint16 = 1 // every table
@@ -148,6 +149,7 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioBPDUGuard, App: AppDiscovery, Stages: "managed", Match: "BPDU, where the switch guards against them", Does: "to the controller, and nowhere else: the port is blocked"},
 				{Priority: PrioVIPQuiet, App: AppBalancer, Stages: "steer, managed", Match: "port on a segment, or to a switch that does not serve, where another one speaks for a VIP; ARP request, neighbour solicitation or advertisement for it", Does: "drop"},
 				{Priority: PrioVIPNoLink, App: AppBalancer, Stages: "steer, managed", Match: "neighbour solicitation for a VIP that does not say who asks, as in duplicate address detection", Does: "to the controller, which answers"},
+				{Priority: PrioBlockedEcho, App: AppForwarding, Stages: "managed", Match: "echo of the controller's own at a port that is blocked", Does: "to the controller: who it is blocked for still forwards"},
 				{Priority: PrioBlocked, App: AppForwarding, Stages: "managed", Match: "port that is blocked: another leads to its segment, or a guard has found a reason", Does: "drop"},
 				{Priority: PrioBPDU, App: AppDiscovery, Stages: "managed; observe, steer where forwarded", Match: "BPDU", Does: "managed: drop, or on to vip, where it is flooded; observe, steer: out of all other ports"},
 				{Priority: PrioFlooding, App: AppMeasure, Stages: "all", Match: "broadcast of a measurement, while there is one", Does: "a copy to the controller, then on as any other packet"},

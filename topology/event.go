@@ -27,11 +27,13 @@ const (
 	ReasonLink
 	// ReasonEvicted: the table was full and the host had been silent longest.
 	ReasonEvicted
+	// ReasonSegment: its port is on no segment any more, and it may be elsewhere on it.
+	ReasonSegment
 	// ReasonBlocked: its port was blocked by a guard.
 	ReasonBlocked
 )
 
-var reasons = [...]string{"none", "expired", "port lost", "switch gone", "port is a link", "table full", "port blocked"}
+var reasons = [...]string{"none", "expired", "port lost", "switch gone", "port is a link", "table full", "segment parted", "port blocked"}
 
 // String returns the reason in words.
 func (r Reason) String() string {

@@ -306,7 +306,7 @@ func (g *Graph) Expire(now time.Time) []Event {
 		}
 	}
 	// Delays first: one that begins with a link that expires is not over yet.
-	apart := g.unbridge(func(_ ends, until time.Time) bool { return !until.After(g.now) })
+	apart := g.apart()
 	free := g.unblock(func(_ Place, b Block) bool { return !b.Until.After(g.now) })
 	evs := slices.Concat(apart, free, g.settled(), g.settle(ReasonExpired, changed), g.expireBeyond(), g.expireHosts())
 	return g.changed(evs)

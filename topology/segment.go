@@ -137,6 +137,62 @@ func (g *Graph) unbridge(gone func(ends, time.Time) bool) (evs []Event) {
 	return evs
 }
 
+// ProlongBridged has all that was heard over bridges believed for longer by d: nothing
+// was sent meanwhile.
+func (g *Graph) ProlongBridged(d time.Duration) {
+	for k, until := range g.bridged {
+		g.bridged[k] = until.Add(d)
+		g.touched = true
+	}
+}
+
+// Bury says that a switch that is not connected does not forward any more into the
+// segment that a port is on, or was on when the switch left: the port is not blocked any
+// more for its sake.
+func (g *Graph) Bury(id DPID, p Place, now time.Time) []Event {
+	g.tick(now)
+	on := map[Place]bool{}
+	if s, _, ok := g.fabricNow().Segment(p); ok {
+		for _, o := range s.Ports {
+			on[o.Place] = o.DPID == id
+		}
+	}
+	evs := g.unbridge(func(k ends, _ time.Time) bool { return on[k.a] || on[k.b] })
+	for _, o := range slices.SortedFunc(maps.Keys(on), Place.Compare) {
+		if on[o] {
+			evs = append(evs, g.flush(o, ReasonSwitch, true)...)
+		}
+	}
+	if peers := g.away[p]; len(peers) > 0 {
+		if delete(peers, id); len(peers) == 0 {
+			delete(g.away, p)
+			evs = append(evs, SegmentChanged{})
+		}
+	}
+	return g.changed(evs)
+}
+
+// apart forgets what was heard over bridges too long ago. Hosts behind a port that is on
+// no segment any more are to be found again: they may be behind the one beside it.
+func (g *Graph) apart() []Event {
+	was := map[Place]bool{}
+	evs := g.unbridge(func(k ends, until time.Time) bool {
+		if until.After(g.now) {
+			return false
+		}
+		was[k.a], was[k.b] = true, true
+		return true
+	})
+	for k := range g.bridged {
+		delete(was, k.a)
+		delete(was, k.b)
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(was), Place.Compare) {
+		evs = append(evs, g.flush(p, ReasonSegment, true)...)
+	}
+	return evs
+}
+
 func (g *Graph) unbridgePort(p Place) []Event {
 	return g.unbridge(func(k ends, _ time.Time) bool { return k.a == p || k.b == p })
 }
@@ -311,6 +367,21 @@ func (f *fabric) Managed(id DPID) bool { return !f.unmanaged[id] }
 
 // Segments returns the segments in order of their lowest ports.
 func (f *fabric) Segments() []Segment { return f.segments }
+
+// IsOnSegment reports whether a port is on a segment.
+func (f *fabric) IsOnSegment(p Place) bool {
+	_, ok := f.segmentAt[p]
+	return ok
+}
+
+// Mourning is why a port is no edge port although nothing is known to be behind it.
+type Mourning struct {
+	For     []DPID // switches that left, and may forward on
+	Segment bool   // they led to the port's segment too; else the port led to them
+}
+
+// Mourned returns the ports that are out of use because of switches that left.
+func (f *fabric) Mourned() map[Place]Mourning { return f.mourned }
 
 // Segment returns the segment that a port is on, and the port's role there.
 func (f *fabric) Segment(p Place) (Segment, SegmentRole, bool) {

@@ -25,14 +25,6 @@ const (
 	// forgotten after three that went missing (topology.Options.LinkTTL).
 	probeEvery = 5 * time.Second
 	tick       = time.Second
-	// bridgedAfter is when a port that came up sends its first probe over bridges: a
-	// cable to another switch is found by then. bridgedEvery is the time between two,
-	// where they are not more than bridgedMost a second in all; after bridgedLost that
-	// went missing two ports are not believed to be on one segment any more.
-	bridgedAfter = 300 * time.Millisecond
-	bridgedEvery = time.Second
-	bridgedMost  = 2000
-	bridgedLost  = 4
 	// saveEvery is the shortest time between two saves of the graph; saveSoon where
 	// the place of a pinned host has changed: VIPs are without it after a restart until
 	// it is found again.
@@ -56,6 +48,11 @@ type App struct {
 	// virtual says which addresses are no host's; nil: none.
 	virtual func(netip.Addr) bool
 
+	wakes  time.Time // when the app is to be woken next
+	parted map[pair]parting
+	echoes map[topology.Place]*echo // by blocked port
+	copies copies
+
 	savedVersion uint64
 	savedAt      time.Time
 	urgent       bool // a pinned host has moved since
@@ -66,14 +63,17 @@ type prober struct {
 	nonce   [8]byte
 	seq     [probeKinds]uint64
 	next    time.Time // when the next probe is due
-	bridged time.Time // when the next one over bridges is
+	bridged bridgedProber
 }
 
 // New returns the app. key authenticates probes and is shared by all controllers
 // of a network (32 bytes); random gives the nonces; store keeps the graph as
 // Restore reads it.
 func New(key []byte, random io.Reader, store func(context.Context, []byte) error) *App {
-	return &App{key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]time.Time{}}
+	return &App{
+		key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]time.Time{},
+		parted: map[pair]parting{}, echoes: map[topology.Place]*echo{}, copies: copies{frames: map[uint64]*copied{}},
+	}
 }
 
 // Except has addresses left out that are no host's, whatever hosts say: those of which
@@ -163,10 +163,19 @@ func (a *App) Handle(c *controller.Context, event any) {
 				delete(a.ports, p)
 			}
 		}
+	case topology.SegmentChanged:
+		a.segmentChanged(c, e)
+	case topology.HostMoved:
+		a.suspect(c, e.Host.VLAN, e.Host.Place, e.From)
+	case topology.HostFlaps:
+		a.suspect(c, e.Host.VLAN, e.Host.Place, e.At)
 	case controller.PacketIn:
 		a.packetIn(c, e)
 	case controller.Woken:
 		a.endHalves(c, func(_ [2]topology.Place, until time.Time) bool { return !until.After(c.Now) })
+		if late := c.Now.Sub(a.wakes); !a.wakes.IsZero() && late > segmentEvery {
+			c.Graph.ProlongBridged(late)
+		}
 		emit(c, c.Graph.Expire(c.Now))
 		a.wakeUp(c)
 		for sw := range c.Switches() {
@@ -178,6 +187,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 			}
 		}
 		a.probeBridges(c)
+		a.sendEchoes(c)
 		a.save(c)
 	}
 	if pinned(event) && !a.urgent {
@@ -206,9 +216,13 @@ func pinned(event any) bool {
 // in a tick at the latest.
 func (a *App) wakeUp(c *controller.Context) {
 	at := c.Now.Add(tick)
+	if snap := c.Graph.Snapshot(); len(snap.Segments()) > 0 || len(snap.Mourned()) > 0 {
+		at = c.Now.Add(segmentEvery)
+	}
 	if next := c.Graph.NextExpiry(); !next.IsZero() && next.Before(at) {
 		at = next
 	}
+	a.wakes = at
 	c.WakeAt(at)
 }
 
@@ -231,8 +245,8 @@ func (a *App) probe(c *controller.Context, at topology.Place) {
 	}
 	p := a.ports[at]
 	if p == nil {
-		p = &prober{bridged: c.Now.Add(bridgedAfter)}
-		c.WakeAt(p.bridged)
+		p = &prober{bridged: bridgedProber{next: c.Now.Add(bridgedAfter)}}
+		c.WakeAt(p.bridged.next)
 		if _, err := io.ReadFull(a.random, p.nonce[:]); err != nil {
 			return // no randomness, no discovery: a guessable probe is worse than none
 		}
@@ -240,31 +254,6 @@ func (a *App) probe(c *controller.Context, at topology.Place) {
 	}
 	p.next = c.Now.Add(probeEvery)
 	c.PacketOut(sw.DPID, ofproto.PortController, a.probeFrame(at, p, probeLink), ofproto.OutputPort(ofproto.Port(at.Port)))
-}
-
-// probeBridges sends the probes over bridges that are due: out of the ports that no
-// cable leads from to another switch.
-func (a *App) probeBridges(c *controller.Context) {
-	snap := c.Graph.Snapshot()
-	every := a.bridgedEvery()
-	for _, sw := range snap.Switches() {
-		if c.Switch(ofproto.DPID(sw.DPID)) == nil {
-			c.Graph.HoldBridged(sw.DPID, c.Now.Add(bridgedLost*every))
-		}
-	}
-	for at, p := range a.ports {
-		if p.bridged.After(c.Now) {
-			continue
-		}
-		p.bridged = c.Now.Add(every)
-		if state, ok := snap.Port(at); ok && state.Up && (!snap.IsLink(at) || snap.IsShared(at)) && c.Switch(ofproto.DPID(at.DPID)) != nil {
-			c.PacketOut(ofproto.DPID(at.DPID), ofproto.PortController, a.probeFrame(at, p, probeSegment), ofproto.OutputPort(ofproto.Port(at.Port)))
-		}
-	}
-}
-
-func (a *App) bridgedEvery() time.Duration {
-	return max(bridgedEvery, time.Duration(len(a.ports))*time.Second/bridgedMost)
 }
 
 // stage tells the graph whether a switch forwards by it.
@@ -285,24 +274,34 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		a.bpdu(c, at, f)
 		return
 	}
-	if l, ok := f.LLDP(); ok {
+	l, ok := f.LLDP()
+	if f.EtherType() == packet.EtherTypeBDDP {
+		l, err = packet.ParseLLDP(f.Payload())
+		ok = err == nil
+	}
+	if ok {
 		switch from, kind, ok := a.verify(l); {
 		case !ok:
 		case kind == probeSegment:
 			a.endHalves(c, func(half [2]topology.Place, _ time.Time) bool {
 				return half == [2]topology.Place{from, at} || half == [2]topology.Place{at, from} // the cable's, not a bridge's
 			})
-			emit(c, c.Graph.HearBridged(from, at, c.Now.Add(bridgedLost*a.bridgedEvery()), c.Now))
+			a.hearBridged(c, from, at, f)
+		case kind == probeEcho:
+			a.hearEcho(c, from, at)
 		default:
 			a.heard(c, from, at)
 		}
 		return
 	}
-	if f.EtherType() == packet.EtherTypeLLDP {
+	if t := f.EtherType(); t == packet.EtherTypeLLDP || t == packet.EtherTypeBDDP {
 		return
 	}
 	src := ofproto.MAC(f.Ethernet().Src)
 	if packet.IsGroup(src) || src == (ofproto.MAC{}) || own(src) {
+		return
+	}
+	if a.comesBack(c, at, f, e.Data) {
 		return
 	}
 	s := topology.Sighting{MAC: topology.MAC(src), Place: at}

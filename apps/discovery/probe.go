@@ -15,7 +15,9 @@ import (
 // them and the kind. A frame that was made up, edited, or kept for later is told by it.
 //
 // Bridges do not pass on what is sent to LLDP's own address. A probe of segments is the
-// same to an address that they do.
+// same to an address that they do, and to that of all stations for those that pass on
+// nothing else. An echo goes through the switches themselves, to tell whether one that is
+// not connected still forwards.
 const (
 	probeFields = 8 + 4 + 8 + 8 // dpid, port, nonce, sequence
 	probeLen    = probeFields + sha256.Size
@@ -31,6 +33,7 @@ type probeKind uint8
 const (
 	probeLink probeKind = 1 + iota
 	probeSegment
+	probeEcho
 	probeKinds = iota + 1 // and one that is none
 )
 
@@ -50,7 +53,20 @@ func (a *App) sign(kind probeKind, b []byte) []byte {
 	return m.Sum(nil)
 }
 
+// probeFrame is the next probe of a kind out of a port, to the address of its kind.
 func (a *App) probeFrame(at topology.Place, p *prober, kind probeKind) []byte {
+	switch kind {
+	case probeSegment:
+		return a.probeTo(bridgedMulticast, at, p, kind)
+	case probeEcho:
+		return a.probeTo(packet.Broadcast, at, p, kind)
+	}
+	return a.probeTo(packet.LLDPMulticast, at, p, kind)
+}
+
+// probeTo is the next probe of a kind out of a port, to an address, with tags. An echo
+// has another EtherType: switches forward it as they do any broadcast.
+func (a *App) probeTo(dst packet.MAC, at topology.Place, p *prober, kind probeKind, tags ...packet.VLAN) []byte {
 	p.seq[kind]++
 	v := make([]byte, 0, probeLen)
 	v = binary.BigEndian.AppendUint64(v, uint64(at.DPID))
@@ -58,11 +74,11 @@ func (a *App) probeFrame(at topology.Place, p *prober, kind probeKind) []byte {
 	v = append(v, p.nonce[:]...)
 	v = binary.BigEndian.AppendUint64(v, p.seq[kind])
 	v = append(v, a.sign(kind, v)...)
-	dst := packet.LLDPMulticast
-	if kind == probeSegment {
-		dst = bridgedMulticast
+	ethertype := packet.EtherTypeLLDP
+	if kind == probeEcho {
+		ethertype = packet.EtherTypeBDDP
 	}
-	b := packet.AppendEthernet(nil, packet.Ethernet{Dst: dst, Src: controller.ProbeMAC, Type: packet.EtherTypeLLDP})
+	b := packet.AppendEthernet(nil, packet.Ethernet{Dst: dst, Src: controller.ProbeMAC, Type: ethertype}, tags...)
 	return packet.AppendLLDP(b, packet.LLDP{
 		ChassisSubtype: packet.ChassisLocal, ChassisID: []byte("dpid:" + at.DPID.String()),
 		PortSubtype: packet.PortLocal, PortID: []byte(at.Port.String()),
@@ -73,11 +89,13 @@ func (a *App) probeFrame(at topology.Place, p *prober, kind probeKind) []byte {
 
 // verify returns the place that a probe of ours left from, and its kind.
 func (a *App) verify(l packet.LLDP) (topology.Place, probeKind, bool) {
-	kind := probeLink
-	v, ok := l.Organization(probeOUI, uint8(kind))
-	if !ok {
-		kind = probeSegment
-		v, ok = l.Organization(probeOUI, uint8(kind))
+	var kind probeKind
+	var v []byte
+	ok := false
+	for kind = probeLink; kind < probeKinds; kind++ {
+		if v, ok = l.Organization(probeOUI, uint8(kind)); ok {
+			break
+		}
 	}
 	if !ok || len(v) != probeLen || !hmac.Equal(v[probeFields:], a.sign(kind, v[:probeFields])) {
 		return topology.Place{}, 0, false

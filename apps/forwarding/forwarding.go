@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
 	"github.com/fairlead/fairlead/topology"
 )
 
@@ -190,7 +191,8 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller
 			continue
 		}
 		if snap.IsBlocked(at) {
-			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlocked, nil, in))
+			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlocked, nil, in),
+				flow(controller.TableIngress, controller.PrioBlockedEcho, apply(ofproto.ToController()), in, ofproto.EthType(packet.EtherTypeBDDP)))
 			continue
 		}
 		if (snap.IsLink(at) || unlearned[port.Port]) && !caps.OneTable() {

@@ -181,3 +181,57 @@ func TestT17HubOfThree(t *testing.T) {
 
 // hubPort is the hub's end of a switch's cable, the switch having one host.
 func (l *lab) hubPort(sw string) string { return link{"hub", sw + "2"}.near() }
+
+// patch plugs two bridges into each other; the cable is named a-b.
+func (l *lab) patch(a, b string) link {
+	l.t.Helper()
+	k := link{a, b}
+	run(l.t, "ip", "-n", l.ns.name, "link", "add", k.near(), "type", "veth", "peer", "name", k.far())
+	for device, bridge := range map[string]string{k.near(): a, k.far(): b} {
+		run(l.t, "ip", "-n", l.ns.name, "link", "set", device, "master", bridge, "up")
+		l.keepMulticast(device)
+	}
+	return k
+}
+
+// keepMulticast has a bridge not pass on multicast that nobody has asked for out of a port.
+func (l *lab) keepMulticast(device string) {
+	l.t.Helper()
+	run(l.t, "ip", "-n", l.ns.name, "link", "set", "dev", device, "type", "bridge_slave", "mcast_flood", "off")
+}
+
+// TestLoopsAreBlocked closes circles at run time between bridges that pass on broadcasts and
+// no multicast, at ports that have been up all the time: between two switches, and at one.
+func TestLoopsAreBlocked(t *testing.T) {
+	l := newLab(t)
+	l.addSwitches(secure, 2, 1)
+	l.addLink("s1", "s2")
+	for bridge, sw := range map[string]string{"ba": "s1", "bb": "s2", "bc": "s1"} {
+		l.addBridge(bridge)
+		l.keepMulticast(l.bridgeTo(bridge, sw).near())
+	}
+	c := l.control("managed")
+	blocked := func() (n int) {
+		for _, s := range c.segments() {
+			n += s["blocked"]
+		}
+		return n
+	}
+	l.sweep()
+	l.once(t)
+	for _, ends := range [][2]string{{"ba", "bb"}, {"ba", "bc"}} {
+		k := l.patch(ends[0], ends[1])
+		begin := time.Now()
+		eventually(t, 10*time.Second, "the circle is open", func() bool {
+			counts := l.broadcast(l.hosts[0], 1)
+			return blocked() == 1 && counts["h2"][0] == 1
+		})
+		took := time.Since(begin)
+		t.Logf("%v: open after %v", ends, took.Round(time.Millisecond))
+		require.LessOrEqual(t, took, time.Duration(scale(5, 2))*time.Second)
+		l.once(t)
+		run(t, "ip", "-n", l.ns.name, "link", "del", k.near())
+		c.wait("nothing is blocked", func() bool { return blocked() == 0 })
+		c.wait("broadcasts arrive once", func() bool { return l.broadcast(l.hosts[0], 1)["h2"][0] == 1 })
+	}
+}

@@ -111,6 +111,7 @@ func (n *Network) SetTap(tap func(from Place, frame []byte)) {
 type medium struct {
 	places []Place
 	hub    bool
+	keeps  func(frame []byte) bool // says what is not passed on; nil: nothing
 }
 
 // Share plugs ports into one bridge, which keeps back frames that are for the link
@@ -135,6 +136,13 @@ func (n *Network) Share(hub bool, places ...Place) {
 	}
 }
 
+// KeepBack has what the port at is plugged into not pass on some frames.
+func (n *Network) KeepBack(at Place, keeps func(frame []byte) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.media[at].keeps = keeps
+}
+
 // SetLink takes the ports at both ends of the cable at a down, or up again.
 func (n *Network) SetLink(a Place, up bool) {
 	n.mu.Lock()
@@ -149,7 +157,10 @@ func (n *Network) SetLink(a Place, up bool) {
 func (n *Network) Cut(a Place, cut bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.cut[a], n.cut[n.links[a]] = cut, cut
+	n.cut[a] = cut
+	if b, ok := n.links[a]; ok {
+		n.cut[b] = cut
+	}
 }
 
 // Narrow makes a port lose frames with more than that many bytes of payload.
@@ -219,7 +230,9 @@ func (n *Network) enter(at Place, frame []byte) []arrival {
 	}
 	var in []arrival
 	for _, p := range m.places {
-		in = append(in, arrival{p, frame})
+		if !n.cut[p] {
+			in = append(in, arrival{p, frame})
+		}
 	}
 	return in
 }
@@ -280,6 +293,13 @@ func (n *Network) Stormed() bool {
 	return n.storm
 }
 
+// Calm forgets that some frame was multiplied without end.
+func (n *Network) Calm() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.storm = false
+}
+
 func (h *Host) accepts(frame []byte) bool {
 	dst := packet.MAC(frame[:6])
 	return dst == h.MAC || packet.IsGroup(dst)
@@ -334,11 +354,11 @@ func (n *Network) leave(at Place, frame []byte) []arrival {
 	var answers []arrival
 	forLink := [5]byte(frame[:5]) == [5]byte(packet.LLDPMulticast[:5])
 	hosts := n.at[at]
-	if m := n.media[at]; m != nil && (m.hub || !forLink) {
+	if m := n.media[at]; m != nil && (m.hub || !forLink) && (m.keeps == nil || !m.keeps(frame)) {
 		hosts = nil
 		for _, p := range m.places {
 			hosts = append(hosts, n.at[p]...)
-			if p != at {
+			if p != at && !n.cut[p] {
 				answers = append(answers, arrival{p, frame})
 			}
 		}
