@@ -52,6 +52,9 @@ type ClientOptions struct {
 	// Connected is called on a goroutine of its own at the beginning of each session,
 	// when the replica is complete; its context ends with the session. May be nil.
 	Connected func(context.Context)
+	// Changed is called when Inventory or Status may return something else. It must not
+	// block. May be nil.
+	Changed func()
 }
 
 // Client keeps a replica of one database. Its methods may be called from any
@@ -120,6 +123,7 @@ func (c *Client) session(ctx context.Context) error {
 		if r == nil {
 			return violation("an update of what is not monitored")
 		}
+		defer c.tell()
 		return r.apply(p[1])
 	})
 	read := make(chan error, 1)
@@ -242,7 +246,15 @@ func selectAll() (args []any, order []string) {
 	return args, order
 }
 
+// tell says that something has changed.
+func (c *Client) tell() {
+	if c.o.Changed != nil {
+		c.o.Changed()
+	}
+}
+
 func (c *Client) began(k *conn, r *replica, schema ovsdb.DatabaseSchema) {
+	defer c.tell()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conn, c.replica, c.schema, c.since, c.why, c.inv = k, r, schema, time.Now(), nil, nil
@@ -252,6 +264,7 @@ func (c *Client) began(k *conn, r *replica, schema ovsdb.DatabaseSchema) {
 }
 
 func (c *Client) ended(err error) {
+	defer c.tell()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	was := c.conn != nil

@@ -151,7 +151,7 @@ func fakeSchema() string {
 		},
 		"Interface": {
 			"name": str, "type": str, "ofport": opt("integer"), "mac_in_use": opt("string"), "admin_state": opt("string"),
-			"link_state": opt("string"), "error": opt("string"), "mtu": opt("integer"), "external_ids": dict,
+			"link_state": opt("string"), "error": opt("string"), "mtu": opt("integer"), "options": dict, "external_ids": dict,
 		},
 		"Controller": {"target": str, "type": opt("string"), "is_connected": boolean, "role": opt("string")},
 	}
@@ -176,7 +176,7 @@ const (
 	portRowJSON = `"name":"p1","interfaces":["uuid","` + ifaceID + `"],"tag":["set",[]],"trunks":["set",[]],"vlan_mode":["set",[]],"bond_mode":["set",[]],"lacp":["set",[]]`
 	// The rest of an interface's row, but for its number.
 	ifaceRest = `"name":"p1","type":"","mac_in_use":"02:00:00:00:00:01","admin_state":"up","link_state":"up","error":["set",[]],"mtu":1500,` +
-		`"external_ids":["map",[["iface-id","vm1"]]]`
+		`"options":["map",[]],"external_ids":["map",[["iface-id","vm1"]]]`
 	fakeRows = `{"Open_vSwitch":{"` + rootID + `":{"new":{` + rootRowJSON + `}}},"Bridge":{"` + bridgeID + `":{"new":{` + bridgeRowJSON + `}}},` +
 		`"Port":{"` + portID + `":{"new":{` + portRowJSON + `}}},"Interface":{"` + ifaceID + `":{"new":{"ofport":3,` + ifaceRest + `}}}}`
 	// In the order of selectAll: Bridge, Controller, Interface, Open_vSwitch, Port.

@@ -99,7 +99,7 @@ type Switches interface {
 	SetStage(ctx context.Context, dpid ofproto.DPID, stage string) error
 }
 
-// Options configures Hosts. All fields but TLS are required.
+// Options configures Hosts. All fields but TLS and Attached are required.
 type Options struct {
 	Store    Store
 	Switches Switches
@@ -111,7 +111,10 @@ type Options struct {
 	// bridge that goes there is connected for twice that long before.
 	EdgeDelay time.Duration
 	TLS       func(host string) (*tls.Config, error) // see ClientOptions
-	Log       *slog.Logger
+	// Attached is told where interfaces with an id are, when Run begins and whenever that
+	// has changed, one call at a time. May be nil.
+	Attached func(context.Context, Attachments)
+	Log      *slog.Logger
 }
 
 // Hosts keeps a Client for every endpoint with an adopted bridge, and for others while
@@ -119,6 +122,7 @@ type Options struct {
 type Hosts struct {
 	o        Options
 	patience patience
+	pokes    chan struct{} // capacity 1: attachments may have changed
 
 	mu        sync.Mutex // guards what follows
 	life      context.Context
@@ -142,7 +146,7 @@ func New(ctx context.Context, o Options) (*Hosts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ovsdb: read adoptions: %w", err)
 	}
-	h := &Hosts{o: o, patience: defaultPatience, hosts: map[Endpoint]*host{}, adoptions: map[bridgeKey]Adoption{}}
+	h := &Hosts{o: o, patience: defaultPatience, pokes: make(chan struct{}, 1), hosts: map[Endpoint]*host{}, adoptions: map[bridgeKey]Adoption{}}
 	for _, a := range list {
 		h.adoptions[a.key()] = a
 	}
@@ -159,6 +163,9 @@ func (h *Hosts) Run(ctx context.Context) error {
 			h.startLocked(key.endpoint)
 		}
 	}
+	if h.o.Attached != nil {
+		h.work.Go(func() { h.follow(ctx) })
+	}
 	h.mu.Unlock()
 	<-ctx.Done()
 	h.mu.Lock()
@@ -171,7 +178,9 @@ func (h *Hosts) Run(ctx context.Context) error {
 func (h *Hosts) startLocked(e Endpoint) *host {
 	ctx, cancel := context.WithCancel(h.life)
 	k := &host{endpoint: e, stop: cancel, busy: make(chan struct{}, 1)}
-	k.client = NewClient(e, ClientOptions{TLS: h.o.TLS, Log: h.o.Log, Connected: func(ctx context.Context) { h.resume(ctx, k) }})
+	k.client = NewClient(e, ClientOptions{
+		TLS: h.o.TLS, Log: h.o.Log, Changed: h.poke, Connected: func(ctx context.Context) { h.resume(ctx, k) },
+	})
 	h.hosts[e] = k
 	h.work.Go(func() { k.client.Run(ctx) })
 	return k
@@ -285,6 +294,7 @@ func (h *Hosts) save(ctx context.Context, a Adoption) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.adoptions[a.key()] = a
+	h.poke()
 	return nil
 }
 
@@ -295,6 +305,7 @@ func (h *Hosts) forget(ctx context.Context, a Adoption) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.adoptions, a.key())
+	h.poke()
 	return nil
 }
 

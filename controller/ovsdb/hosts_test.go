@@ -159,6 +159,7 @@ type lab struct {
 	store *memory
 	side  *side
 	stop  func()
+	heard func(context.Context, Attachments) // Options.Attached; nil: nobody listens
 }
 
 func newLab(t *testing.T) *lab {
@@ -181,6 +182,7 @@ func (l *lab) launch(cluster string) {
 	l.Hosts, err = New(l.t.Context(), Options{
 		Store: l.store, Switches: l.side, Cluster: cluster, Log: slog.New(slog.DiscardHandler),
 		Self: func(netip.Addr) (string, error) { return us, nil }, EdgeDelay: 10 * time.Millisecond,
+		Attached: l.heard,
 	})
 	require.NoError(l.t, err)
 	l.Hosts.patience = patience{join: 300 * time.Millisecond, confirm: 20 * time.Millisecond, leave: 100 * time.Millisecond}

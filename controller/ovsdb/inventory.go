@@ -55,6 +55,7 @@ type Interface struct {
 	LinkState   string            `json:"link_state"`  // up, down or empty
 	Error       string            `json:"error"`
 	MTU         int               `json:"mtu"`          // bytes; 0: not known
+	Peer        string            `json:"peer"`         // of a patch port: the interface at its other end
 	IfaceID     string            `json:"iface_id"`     // external_ids:iface-id
 	AttachedMAC string            `json:"attached_mac"` // external_ids:attached-mac
 	ExternalIDs map[string]string `json:"external_ids"`
@@ -167,7 +168,7 @@ func (r *replica) bridge(row *bridgeRow, used map[string]bool) Bridge {
 			}
 			f := Interface{
 				Name: k.Name, Type: k.Type, MAC: deref(k.MACInUse), AdminState: deref(k.AdminState), LinkState: deref(k.LinkState),
-				Error: deref(k.Error), IfaceID: k.ExternalIDs["iface-id"], AttachedMAC: k.ExternalIDs["attached-mac"], ExternalIDs: whole(k.ExternalIDs),
+				Error: deref(k.Error), Peer: k.Options["peer"], IfaceID: k.ExternalIDs["iface-id"], AttachedMAC: k.ExternalIDs["attached-mac"], ExternalIDs: whole(k.ExternalIDs),
 			}
 			f.OFPort, f.MTU = deref(k.OFPort), deref(k.MTU)
 			p.Interfaces = append(p.Interfaces, f)

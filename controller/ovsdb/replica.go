@@ -57,6 +57,7 @@ type (
 		LinkState   *string           `ovsdb:"link_state"`
 		Error       *string           `ovsdb:"error"`
 		MTU         *int              `ovsdb:"mtu"`
+		Options     map[string]string `ovsdb:"options"`
 		ExternalIDs map[string]string `ovsdb:"external_ids"`
 	}
 	controllerRow struct {

@@ -105,13 +105,26 @@ func start(t testing.TB, netns, dpType string) *OVS {
 	})
 
 	o.run("ovsdb-tool", "create", o.path("conf.db"), schema)
+	o.StartDB()
+	o.run("ovs-vsctl", "--db=unix:"+o.path("db.sock"), "--no-wait", "init")
+	o.StartVswitchd()
+	return o
+}
+
+// StartDB starts the database server again after StopDB.
+func (o *OVS) StartDB() {
+	o.t.Helper()
 	o.ovsdb = o.spawn("ovsdb-server",
 		"--remote=punix:"+o.path("db.sock"), "--unixctl="+o.path("ovsdb-server.ctl"),
 		"--log-file="+o.path("ovsdb-server.log"), "--verbose=console:off", "--no-chdir", o.path("conf.db"))
 	o.waitFor(o.ovsdb, o.path("db.sock"))
-	o.run("ovs-vsctl", "--db=unix:"+o.path("db.sock"), "--no-wait", "init")
-	o.StartVswitchd()
-	return o
+}
+
+// StopDB ends the database server with SIGTERM. The switch daemon goes on without it.
+func (o *OVS) StopDB() {
+	o.t.Helper()
+	o.ovsdb.terminate()
+	_ = os.Remove(o.path("db.sock"))
 }
 
 // StartVswitchd starts the switch daemon again after KillVswitchd or
