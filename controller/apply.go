@@ -280,11 +280,12 @@ func (w *worker) refill(now time.Time) (complete bool) {
 	w.mu.Unlock()
 	hostsDue := !w.hostsAt.After(now)
 	for key, src := range sources {
-		if h, hot := w.hot[key]; hot {
+		if h, hot := w.hot[key]; hot && (h.until.IsZero() || src.Class == flowtable.ClassHost) {
 			h.Source = src
 			w.hot[key] = h
 			continue
 		}
+		delete(w.hot, key) // it rested with others that are in no hurry
 		_, waits := w.waiting[key]
 		if waits && (w.air == nil || len(w.waiting) > planFirst) {
 			w.waiting[key] = src // of many: a switch that is brought up to date must not wait

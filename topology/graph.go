@@ -413,7 +413,12 @@ func (g *Graph) expireBeyond() []Event {
 // isEdge reports whether hosts can be at p.
 func (g *Graph) isEdge(p Place) bool {
 	_, settling := g.settling[p]
-	if _, blocked := g.blocks[p]; blocked || !g.up(p) || settling || len(g.away[p]) > 0 {
+	return !settling && g.mayBeEdge(p)
+}
+
+// mayBeEdge reports whether hosts can be at p, but for its delay.
+func (g *Graph) mayBeEdge(p Place) bool {
+	if _, blocked := g.blocks[p]; blocked || !g.up(p) || len(g.away[p]) > 0 {
 		return false
 	}
 	if len(g.bridged) > 0 {

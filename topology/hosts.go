@@ -17,6 +17,9 @@ type Sighting struct {
 	// IP is the address the host claimed, by ARP, neighbour discovery or as the
 	// source of a packet; the zero Addr when none is known.
 	IP netip.Addr
+	// Declared: what configures the port says so, and not a frame. It counts before the
+	// port has settled, and no rate of new hosts or moves applies to it.
+	Declared bool
 }
 
 // hosts are the end stations of a graph.
@@ -103,14 +106,14 @@ func newHosts() hosts {
 }
 
 // SeeHost records a sighting of a host. It counts on edge ports only: one on a
-// port that is unknown, down, the end of a link or not settled yet is ignored,
-// and so is a MAC that cannot be a host's. An address that belonged to another host of the
+// port that is unknown, down, the end of a link or not settled yet (unless it is
+// Declared) is ignored, and so is a MAC that cannot be a host's. An address that belonged to another host of the
 // VLAN is taken from it. When the table is full, the host that is not pinned
 // and was silent for longest makes room; when all are pinned, the new one is
 // refused and counted.
 func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	g.tick(now)
-	if !s.MAC.unicast() || !g.isEdge(s.Place) {
+	if !s.MAC.unicast() || !g.isEdge(s.Place) && !(s.Declared && g.mayBeEdge(s.Place)) {
 		return nil
 	}
 	h := &g.hosts
@@ -120,7 +123,7 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	added, moved, changed := st == nil, false, false
 	var from Place
 	if added {
-		if !h.mayCome(s.Place, g.options.NewHostsAt, g.now) {
+		if !s.Declared && !h.mayCome(s.Place, g.options.NewHostsAt, g.now) {
 			h.refuse++
 			g.touched = true
 			return nil
@@ -143,7 +146,7 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 		if g.passesBy(s.Place, from) {
 			return nil
 		}
-		if g.isEdge(from) && !st.mayMove(g.options.MoveEvery, g.now) {
+		if !s.Declared && g.isEdge(from) && !st.mayMove(g.options.MoveEvery, g.now) {
 			if !st.flapped.IsZero() && g.now.Sub(st.flapped) < g.options.MoveEvery {
 				return nil
 			}

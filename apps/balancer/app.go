@@ -35,11 +35,15 @@ type App struct {
 	tracked   map[netip.Addr]map[string]bool // and those in mode conntrack
 	cuts      map[string]time.Time           // when the next connections of a VIP's members are cut
 	members   map[netip.Addr]*location       // of every address in byMember
-	addressOf map[topology.HostKey]map[netip.Addr]bool
-	at        map[topology.Place]map[netip.Addr]bool // members by where they were seen last
-	refused   map[netip.Addr]map[ofproto.DPID]error  // addresses that a switch did not take
-	families  map[bool]int                           // VIPs of IPv6, and of IPv4
-	errors    allowance                              // of ICMP errors passed on
+	// interfaces are the ids that members are said to be attached to, by their address,
+	// and how many members say so; attached is where interfaces are.
+	interfaces map[netip.Addr]map[string]int
+	attached   Attachments
+	addressOf  map[topology.HostKey]map[netip.Addr]bool
+	at         map[topology.Place]map[netip.Addr]bool // members by where they were seen last
+	refused    map[netip.Addr]map[ofproto.DPID]error  // addresses that a switch did not take
+	families   map[bool]int                           // VIPs of IPv6, and of IPv4
+	errors     allowance                              // of ICMP errors passed on
 	// hops are the ports of switches towards those that members are attached to, 0 for
 	// none, as VIPs were compiled with: they change when the network is routed anew.
 	hops map[ofproto.DPID]map[topology.DPID]topology.Port
@@ -99,7 +103,9 @@ type location struct {
 	asks   int       // of those, without an answer
 	reason string    // why it is not known
 
-	network uint16 // VLAN of the VIPs that have it as a member
+	network  uint16 // VLAN of the VIPs that have it as a member
+	iface    string // that it is attached to; empty: it is found by its frames
+	declared bool   // place is where the database says that iface is
 }
 
 // NewApp returns the app with the stored intents. saveOwners is called now and
@@ -113,6 +119,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		tracked:    map[netip.Addr]map[string]bool{},
 		cuts:       map[string]time.Time{},
 		members:    map[netip.Addr]*location{},
+		interfaces: map[netip.Addr]map[string]int{},
 		addressOf:  map[topology.HostKey]map[netip.Addr]bool{},
 		at:         map[topology.Place]map[netip.Addr]bool{},
 		refused:    map[netip.Addr]map[ofproto.DPID]error{},
@@ -165,6 +172,8 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.change(c, e)
 	case Verdict:
 		a.verdict(c, e)
+	case Attachments:
+		a.attach(c, e)
 	case controller.SwitchUp:
 		a.noteStage(c, e.DPID)
 		a.listen(c)
@@ -213,6 +222,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.relocate(c, maps.Keys(maps.Clone(a.at[e.Place])))
 		a.listen(c)
 	case topology.PortSettled:
+		a.relocate(c, maps.Keys(maps.Clone(a.at[e.Place])))
 		a.askAgain(c)
 		a.listen(c)
 	case topology.SegmentChanged, topology.LinkUp, topology.LinkDown:
@@ -332,6 +342,7 @@ func (a *App) index(v *vip) {
 			a.members[m.Key.Addr()].network = v.rec.VIP.VLAN
 		}
 	}
+	a.nameInterfaces(v.rec.VIP)
 }
 
 func (a *App) unindex(v *vip) {
@@ -348,6 +359,7 @@ func (a *App) unindex(v *vip) {
 			remove(a.byMember, m.Key.Addr(), v.name)
 		}
 	}
+	a.unnameInterfaces(v.rec.VIP)
 }
 
 // prune forgets the members of an old revision that no VIP has any more, and has the

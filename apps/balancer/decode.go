@@ -34,7 +34,8 @@ const (
 // It is strict: fields that are unknown, given twice or of the wrong type, null,
 // and anything after the document are errors. Fields that the server gives are
 // ignored, so that a document that was read can be changed and written back; a
-// name, if there is one, must be the name. The error is *InvalidError,
+// name, if there is one, must be the name. A member with an interface may have no
+// address yet: what depends on it is found by Service.Put. The error is *InvalidError,
 // *ConflictError or *UnsupportedError.
 func DecodeVIP(name string, body []byte) (VIP, error) {
 	var bad faults
@@ -63,6 +64,9 @@ func DecodeVIP(name string, body []byte) (VIP, error) {
 	}
 	if len(bad) > 0 {
 		return VIP{}, &InvalidError{bad}
+	}
+	if v.unaddressed() {
+		return v, nil // until its addresses are known
 	}
 	if err := validate(v); err != nil {
 		return VIP{}, err
@@ -124,7 +128,10 @@ func (o *object) listener() Listener {
 }
 
 func (o *object) member() Member {
-	m := Member{Address: o.address("address"), Port: uint16(o.integer("port", 1, 65535, 0))}
+	m := Member{Port: uint16(o.integer("port", 1, 65535, 0))}
+	if o.has("address") || o.text("interface", "") == "" {
+		m.Address = o.address("address")
+	}
 	o.require("port")
 	o.memberSettings(&m)
 	return m
@@ -132,6 +139,9 @@ func (o *object) member() Member {
 
 // memberSettings reads what is left once address and port are read.
 func (o *object) memberSettings(m *Member) {
+	if m.Interface = o.text("interface", ""); m.Interface == "" && o.has("interface") || !validInterface(m.Interface) {
+		o.bad.add(o.path("interface"), "must be 1 to %d bytes without control characters or spaces at its ends", maxInterface)
+	}
 	m.Weight = o.integer("weight", 0, MaxWeight, 1)
 	m.AdminState = AdminState(o.text("admin_state", string(AdminUp)))
 	m.Backup = o.boolean("backup", false)

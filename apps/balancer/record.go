@@ -21,7 +21,7 @@ import (
 const (
 	vipBucket     = "vips"             // name → Record
 	addressBucket = "vip-addresses"    // address/name → MAC, "vlan:N" and the names of the listeners
-	memberBucket  = "member-addresses" // address/port/protocol/name/listener port → VLAN and last port; nothing where untagged, one port
+	memberBucket  = "member-addresses" // address/port/protocol/name/listener port → VLAN, last port and interface; nothing where untagged, one port, none
 	groupBucket   = "groups"           // 24 bits in hex → name of the VIP
 	macBucket     = "macs"             // 24 bits in hex → address
 )
@@ -330,8 +330,11 @@ func index(tx *store.Tx, v VIP, do func(bucket, key string, value []byte) error)
 		for _, m := range l.Pool.Members {
 			key := fmt.Sprintf("%s/%d/%s/%s/%d", m.Address, m.Port, l.Protocol, v.Name, l.Port)
 			use := []byte{}
-			if last := l.memberPorts(m).last; v.VLAN != 0 || last != m.Port {
+			if last := l.memberPorts(m).last; v.VLAN != 0 || last != m.Port || m.Interface != "" {
 				use = fmt.Appendf(use, "%d %d", v.VLAN, last)
+			}
+			if m.Interface != "" {
+				use = append(append(use, ' '), m.Interface...)
 			}
 			if err := do(memberBucket, key, use); err != nil {
 				return err
@@ -371,7 +374,7 @@ func checkOthers(tx *store.Tx, old, v VIP) error {
 	if old.Mode == v.Mode && old.VLAN == v.VLAN {
 		for _, l := range old.Listeners {
 			for _, m := range l.Pool.Members {
-				stood[l.named()+" "+m.Key().String()] = true
+				stood[l.named()+" "+m.Key().String()+" "+m.Interface] = true
 			}
 		}
 	}
@@ -405,7 +408,7 @@ func checkOthers(tx *store.Tx, old, v VIP) error {
 			if err != nil {
 				return err
 			}
-			if stood[l.named()+" "+m.Key().String()] {
+			if stood[l.named()+" "+m.Key().String()+" "+m.Interface] {
 				continue
 			}
 			field := memberField(fmt.Sprintf("listeners[%d].pool", i), j)
@@ -418,6 +421,8 @@ func checkOthers(tx *store.Tx, old, v VIP) error {
 				case err != nil:
 				case other.vlan != v.VLAN:
 					err = &ConflictError{field + ".address", fmt.Sprintf("vip %q, which has it as a member in VLAN %d", other.vip, other.vlan)}
+				case other.iface != "" && m.Interface != "" && other.iface != m.Interface:
+					err = &ConflictError{field + ".interface", fmt.Sprintf("vip %q, which has %s at interface %s", other.vip, m.Address, other.iface)}
 				case v.Mode != ModeDSR && other.protocol == l.Protocol && other.ports.overlaps(l.memberPorts(m)):
 					var rec *Record
 					if rec, err = read(tx, other.vip); err == nil && rec != nil && !share(v.Mode, rec.VIP.Mode) {
@@ -444,6 +449,7 @@ type memberUse struct {
 	protocol Protocol
 	ports    portRange
 	vlan     uint16
+	iface    string
 }
 
 // membersOf calls fn for each member of that address that VIPs have but the one called
@@ -456,8 +462,9 @@ func membersOf(tx *store.Tx, addr netip.Addr, name string, fn func(memberUse) bo
 		}
 		first := parsePorts(part[1]).first
 		use := memberUse{vip: part[3], member: netip.AddrPortFrom(addr, first), protocol: Protocol(part[2]), ports: portRange{first, first}}
-		if vlan, last, ok := strings.Cut(string(value), " "); ok {
-			use.vlan, use.ports.last = parsePorts(vlan).first, parsePorts(last).first
+		if vlan, rest, ok := strings.Cut(string(value), " "); ok {
+			last, iface, _ := strings.Cut(rest, " ")
+			use.vlan, use.ports.last, use.iface = parsePorts(vlan).first, parsePorts(last).first, iface
 		}
 		return fn(use)
 	})

@@ -69,6 +69,7 @@ func (a *App) relocate(c *controller.Context, addrs iter.Seq[netip.Addr]) {
 		if a.locateAddress(c, addr) {
 			changed = append(changed, addr)
 		}
+		a.declare(c, addr)
 	}
 	for _, addr := range changed {
 		a.moved(c, addr)
@@ -79,40 +80,70 @@ func (a *App) relocate(c *controller.Context, addrs iter.Seq[netip.Addr]) {
 // elsewhere than it was.
 func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 	l := a.members[addr]
-	snap := c.Graph.Snapshot()
-	h, ok := l.find(snap, addr)
-	reason := "does not answer ARP"
-	if addr.Is6() {
-		reason = "does not answer neighbour solicitations"
-	}
-	if ok {
-		if p, up := snap.Port(h.Place); !up || !p.Up {
-			ok, reason = false, "port "+h.Place.String()+" is down"
-		}
-	}
-	mac := ofproto.MAC(h.MAC)
-	if ok == l.known && (!ok || mac == l.mac && h.VLAN == l.vlan && h.Place == l.place) {
-		if !ok && l.reason == "" {
-			l.reason = reason
+	is := a.sight(c.Graph.Snapshot(), addr)
+	if is.known == l.known && (!is.known || is.mac == l.mac && is.vlan == l.vlan && is.place == l.place && is.declared == l.declared) {
+		if !is.known && (l.reason == "" || l.iface != "") {
+			l.reason = is.reason
+			a.put(addr, is)
 		}
 		return false
 	}
 	if l.known {
 		a.dropHost(c, l.host(), addr)
 	}
-	remove(a.at, l.place, addr)
-	*l = location{known: ok, lost: !ok, since: c.Now, asked: l.asked, place: h.Place, vlan: h.VLAN, network: l.network}
-	if h.Place.DPID != 0 {
-		add(a.at, h.Place, addr)
+	*l = location{
+		known: is.known, lost: !is.known, since: c.Now, asked: l.asked, place: l.place, mac: l.mac, vlan: is.vlan, network: l.network, iface: l.iface,
 	}
-	if ok {
-		l.mac = mac
+	a.put(addr, is)
+	if is.known {
+		l.mac = is.mac
 		a.noteHost(c, l.host(), addr)
 	} else {
-		l.reason = reason
+		if l.iface == "" {
+			l.mac = ofproto.MAC{}
+		}
+		l.reason = is.reason
 		c.WakeAt(c.Now.Add(resolveSoon))
 	}
 	return true
+}
+
+// put notes the place of a member.
+func (a *App) put(addr netip.Addr, is sight) {
+	l := a.members[addr]
+	remove(a.at, l.place, addr)
+	l.place, l.declared = is.place, is.declared
+	if is.place.DPID != 0 {
+		add(a.at, is.place, addr)
+	}
+}
+
+// sight looks a member up where its interface is, or in the graph.
+func (a *App) sight(snap *topology.Snapshot, addr netip.Addr) sight {
+	l := a.members[addr]
+	h, ok := l.find(snap, addr)
+	var elsewhere string
+	if l.iface != "" {
+		s, found := a.atInterface(snap, l, h, ok)
+		if found {
+			return s
+		}
+		if len(a.attached.ByID[l.iface]) > 0 {
+			elsewhere = s.reason + "; "
+		}
+	}
+	s := sight{searched: true, known: ok, mac: ofproto.MAC(h.MAC), vlan: h.VLAN, place: h.Place}
+	if ok {
+		if p, up := snap.Port(h.Place); !up || !p.Up {
+			s.known, s.reason = false, elsewhere+"port "+h.Place.String()+" is down"
+		}
+		return s
+	}
+	s.reason = elsewhere + "does not answer ARP"
+	if addr.Is6() {
+		s.reason = elsewhere + "does not answer neighbour solicitations"
+	}
+	return s
 }
 
 // find looks a member up in its VLAN, and among the hosts whose frames are untagged: it
@@ -218,8 +249,15 @@ func (a *App) resolve(c *controller.Context) {
 		l.asks++
 		if l.known {
 			h, ok := l.find(c.Graph.Snapshot(), addr)
-			pin(c, l.host(), ok && c.Now.Sub(h.LastSeen) < silentAfter)
+			pin(c, l.host(), l.declared || ok && c.Now.Sub(h.LastSeen) < silentAfter)
 			c.PacketOut(ofproto.DPID(l.place.DPID), ofproto.PortController, request(addr, l.vlan), ofproto.OutputPort(ofproto.Port(l.place.Port)))
+			continue
+		}
+		if is := a.sight(c.Graph.Snapshot(), addr); !is.searched {
+			// It is where its interface is, and is asked for nowhere else.
+			if usable(c.Graph.Snapshot(), is.place) {
+				c.PacketOut(ofproto.DPID(is.place.DPID), ofproto.PortController, request(addr, is.vlan), ofproto.OutputPort(ofproto.Port(is.place.Port)))
+			}
 			continue
 		}
 		frames := [][]byte{request(addr, l.network)}

@@ -48,8 +48,13 @@ func (s *Service) List(ctx context.Context, after string, limit int) ([]VIP, str
 	return vips, next, nil
 }
 
-// Put creates or replaces a VIP and returns it with its status.
+// Put creates or replaces a VIP and returns it with its status. Members with an
+// interface and no address get that of what is attached there.
 func (s *Service) Put(ctx context.Context, v VIP, cond Condition) (VIP, bool, error) {
+	v, err := s.fill(ctx, v)
+	if err != nil {
+		return VIP{}, false, err
+	}
 	rec, created, err := s.Intents.Put(ctx, v, cond)
 	if err != nil {
 		return VIP{}, false, err

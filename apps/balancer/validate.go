@@ -1,12 +1,15 @@
 package balancer
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Limits of a monitor.
@@ -21,8 +24,9 @@ const (
 
 // Limits of other fields.
 const (
-	maxRate  = 1_000_000      // connections a second
-	maxDrain = 24 * time.Hour // drain_timeout
+	maxInterface = 255            // bytes of an external_ids:iface-id
+	maxRate      = 1_000_000      // connections a second
+	maxDrain     = 24 * time.Hour // drain_timeout
 )
 
 // maxFaults bounds the errors reported of one document.
@@ -211,6 +215,9 @@ func checkMember(bad *faults, prefix string, vip netip.Addr, m Member) {
 	if m.Weight < 0 || m.Weight > MaxWeight {
 		bad.add(prefix+"weight", "must be 0 to %d", MaxWeight)
 	}
+	if !validInterface(m.Interface) {
+		bad.add(prefix+"interface", "must be 1 to %d bytes without control characters or spaces at its ends", maxInterface)
+	}
 	oneOf(bad, prefix+"admin_state", m.AdminState, AdminUp, AdminDrain, AdminDown)
 	if m.MonitorAddress.IsValid() && checkAddress(bad, prefix+"monitor_address", m.MonitorAddress) && m.MonitorAddress.Is4() != m.Address.Is4() {
 		bad.add(prefix+"monitor_address", "must be of the family of the member's address")
@@ -277,6 +284,12 @@ func checkMonitor(bad *faults, field string, v VIP, m Monitor) {
 	if !validCodes(m.ExpectedCodes) {
 		bad.add(field+".expected_codes", `must be codes from 100 to 599 and ranges of them, as "200", "200,204", "200-299"`)
 	}
+}
+
+// validInterface says whether a text can be the id of an interface; an empty one is
+// none.
+func validInterface(s string) bool {
+	return len(s) <= maxInterface && s == strings.TrimSpace(s) && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // http says whether probes of the type are HTTP requests.
@@ -352,6 +365,15 @@ func oneOf[T ~string](bad *faults, field string, v T, allowed ...T) {
 
 // checkParts refuses a document whose listeners stand in each other's way.
 func checkParts(v VIP) error {
+	at := map[netip.Addr]string{}
+	for i, l := range v.Listeners {
+		for j, m := range l.Pool.Members {
+			if other := at[m.Address]; other != "" && m.Interface != "" && other != m.Interface {
+				return &ConflictError{memberField(fmt.Sprintf("listeners[%d].pool", i), j) + ".interface", fmt.Sprintf("interface %s, where another member has %s", other, m.Address)}
+			}
+			at[m.Address] = cmp.Or(at[m.Address], m.Interface)
+		}
+	}
 	for i, l := range v.Listeners {
 		for j, other := range v.Listeners[:i] {
 			if other.Protocol == l.Protocol && other.ports().overlaps(l.ports()) {

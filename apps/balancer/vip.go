@@ -193,8 +193,12 @@ type Pool struct {
 
 // Member is one backend of a pool. Status is given by the server.
 type Member struct {
-	Address    netip.Addr `json:"address"`
-	Port       uint16     `json:"port"`
+	Address netip.Addr `json:"address"`
+	Port    uint16     `json:"port"`
+	// Interface is the external_ids:iface-id of the interface of Open vSwitch that the
+	// member is attached to: it is where OVSDB says, and not where its address is heard.
+	// Empty: it is found by its address.
+	Interface  string     `json:"interface,omitempty"`
 	Weight     int        `json:"weight"` // 0 … MaxWeight; 0 drains
 	AdminState AdminState `json:"admin_state"`
 	Backup     bool       `json:"backup"` // serves when no other member can

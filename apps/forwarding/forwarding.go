@@ -120,7 +120,11 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		snap := c.Graph.Snapshot()
 		dpid := topology.DPID(sw.DPID)
 		oneTable := sw.Capabilities.OneTable()
-		return controller.Source{Class: flowtable.ClassHost, Build: func() flowtable.Part { return compileHost(snap, dpid, h, oneTable) }}
+		class := flowtable.ClassHost
+		if h.Pinned {
+			class = flowtable.ClassService // traffic that is vital goes there
+		}
+		return controller.Source{Class: class, Build: func() flowtable.Part { return compileHost(snap, dpid, h, oneTable) }}
 	}
 	switch {
 	case sw.Stage != controller.StageManaged && !sw.Capabilities.Normal:

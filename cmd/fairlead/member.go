@@ -55,6 +55,7 @@ func (c *client) printMember(a answer, args []string, verb string) error {
 func memberAdd() *cobra.Command {
 	cmd := &cobra.Command{Use: "add " + memberArgs, Short: "Add a member; IPv6 addresses stand in brackets: [2001:db8::2]:8080", Args: cobra.ExactArgs(3)}
 	weight := cmd.Flags().Int("weight", 1, "share of the slots, relative to the other members; 0 drains")
+	iface := cmd.Flags().String("interface", "", "`ID` of the interface that it is attached to (external_ids:iface-id in OVSDB): it is where that is")
 	wait := waitFlag(cmd)
 	return clientCommand(cmd, outputs, func(c *client, args []string) error {
 		path, key, err := memberPath(args)
@@ -64,7 +65,11 @@ func memberAdd() *cobra.Command {
 		if err := checkWeight(*weight); err != nil {
 			return err
 		}
-		body, err := json.Marshal(map[string]any{"address": key.Addr(), "port": key.Port(), "weight": *weight})
+		document := map[string]any{"address": key.Addr(), "port": key.Port(), "weight": *weight}
+		if *iface != "" {
+			document["interface"] = *iface
+		}
+		body, err := json.Marshal(document)
 		if err != nil {
 			return err
 		}

@@ -128,6 +128,8 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	hosts, err := ovsdb.New(ctx, ovsdb.Options{
 		Store: adoptions{db}, Switches: switches{core: core, fresh: stage}, Cluster: db.ClusterID(), Log: log, TLS: cfg.ovsdbTLS(log), EdgeDelay: edgeDelay,
 		Self: func(local netip.Addr) (string, error) { return selfTarget(openflow.Addr(), conf != nil, local) },
+		// An error means that the core has stopped.
+		Attached: func(ctx context.Context, a ovsdb.Attachments) { _ = core.Post(ctx, attachmentsOf(a)) },
 	})
 	if err != nil {
 		return err

@@ -235,10 +235,10 @@ func vipGet() *cobra.Command {
 				row(w, "NAME", "ADDRESS", "MAC", "MODE", "PROVISIONING", "OPERATING", "GENERATION")
 				row(w, v.Name, v.Address, v.MAC, v.Mode, st.Provisioning, st.Operating, v.Generation)
 				gap(w)
-				row(w, "LISTENER", "MEMBER", "WEIGHT", "ADMIN", "HEALTH", "SLOTS", "AT", "REASON")
+				row(w, "LISTENER", "MEMBER", "INTERFACE", "WEIGHT", "ADMIN", "HEALTH", "SLOTS", "AT", "REASON")
 				for _, l := range v.Listeners {
 					if len(l.Pool.Members) == 0 {
-						row(w, l.Key(), "", "", "", "", "", "", "")
+						row(w, l.Key(), "", "", "", "", "", "", "", "")
 					}
 					for _, m := range l.Pool.Members {
 						ms, at := balancer.MemberStatus{}, ""
@@ -248,7 +248,7 @@ func vipGet() *cobra.Command {
 						if ms.Switch != "" {
 							at = fmt.Sprintf("%s/%d", ms.Switch, ms.Port)
 						}
-						row(w, l.Key(), m.Key(), m.Weight, m.AdminState, ms.Health, ms.Slots, at, ms.Reason)
+						row(w, l.Key(), m.Key(), m.Interface, m.Weight, m.AdminState, ms.Health, ms.Slots, at, ms.Reason)
 					}
 				}
 				if len(v.Listeners) > 0 {
