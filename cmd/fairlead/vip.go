@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -235,10 +236,21 @@ func vipGet() *cobra.Command {
 				row(w, "NAME", "ADDRESS", "MAC", "MODE", "PROVISIONING", "OPERATING", "GENERATION")
 				row(w, v.Name, v.Address, v.MAC, v.Mode, st.Provisioning, st.Operating, v.Generation)
 				gap(w)
-				row(w, "LISTENER", "MEMBER", "INTERFACE", "WEIGHT", "ADMIN", "HEALTH", "SLOTS", "AT", "REASON")
+				// Few have members with interfaces: the others are spared a column.
+				named := slices.ContainsFunc(v.Listeners, func(l balancer.Listener) bool {
+					return slices.ContainsFunc(l.Pool.Members, func(m balancer.Member) bool { return m.Interface != "" })
+				})
+				line := func(listener, member, iface any, rest ...any) {
+					cells := []any{listener, member}
+					if named {
+						cells = append(cells, iface)
+					}
+					row(w, append(cells, rest...)...)
+				}
+				line("LISTENER", "MEMBER", "INTERFACE", "WEIGHT", "ADMIN", "HEALTH", "SLOTS", "AT", "REASON")
 				for _, l := range v.Listeners {
 					if len(l.Pool.Members) == 0 {
-						row(w, l.Key(), "", "", "", "", "", "", "", "")
+						line(l.Key(), "", "", "", "", "", "", "", "")
 					}
 					for _, m := range l.Pool.Members {
 						ms, at := balancer.MemberStatus{}, ""
@@ -248,7 +260,7 @@ func vipGet() *cobra.Command {
 						if ms.Switch != "" {
 							at = fmt.Sprintf("%s/%d", ms.Switch, ms.Port)
 						}
-						row(w, l.Key(), m.Key(), m.Interface, m.Weight, m.AdminState, ms.Health, ms.Slots, at, ms.Reason)
+						line(l.Key(), m.Key(), m.Interface, m.Weight, m.AdminState, ms.Health, ms.Slots, at, ms.Reason)
 					}
 				}
 				if len(v.Listeners) > 0 {
