@@ -56,3 +56,28 @@ func TestTwoSwitches(t *testing.T) {
 	_, ok = s.NextHop(1, 2)
 	require.True(t, ok, "a snapshot changed")
 }
+
+// TestDeclaredHosts has what configures a port say who is there: it counts before the port
+// has settled, as often as it is said, and where a cable is, or nothing, never.
+func TestDeclaredHosts(t *testing.T) {
+	g := New(Options{EdgeDelay: time.Second, MoveEvery: time.Minute, NewHostsAt: 1})
+	g.SetSwitch(1, ports(9), t0)
+	seen := func(p Port, declared bool) bool {
+		g.SeeHost(Sighting{MAC: MAC{2, 0, 0, 0, 0, 1}, Place: Place{1, p}, Declared: declared}, t0)
+		h, ok := g.Snapshot().Host(MAC{2, 0, 0, 0, 0, 1}, 0)
+		return ok && h.Place == Place{1, p}
+	}
+	require.False(t, seen(1, false), "the port has not settled")
+	for i := range 20 {
+		require.True(t, seen(1+Port(i)%4, true))
+	}
+	g.HearLink(Place{1, 8}, Place{1, 9}, t0)
+	require.False(t, seen(8, true), "a cable ends there")
+	require.False(t, seen(77, true), "there is no such port")
+	g.SetPort(1, PortState{Port: 5}, t0)
+	require.False(t, seen(5, true), "it is down")
+	require.Empty(t, g.SeeHost(Sighting{MAC: MAC{1, 0, 0, 0, 0, 1}, Place: Place{1, 1}, Declared: true}, t0), "no host's address")
+	g.HearLink(Place{1, 4}, Place{1, 6}, t0)
+	_, ok := g.Snapshot().Host(MAC{2, 0, 0, 0, 0, 1}, 0)
+	require.False(t, ok, "a cable was found where it was said to be")
+}
