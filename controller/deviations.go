@@ -73,8 +73,8 @@ func (c *Controller) deviations(ctx context.Context, dpid ofproto.DPID) ([]strin
 		want, ok := entries[k]
 		delete(entries, k)
 		switch {
-		case ok && want.Cookie != f.Cookie || flowtable.Altered(f):
-			list.add("table %d, priority %d, %s: altered", k.Table, k.Priority, ofproto.Match(k.Match))
+		case ok && (want.Cookie != f.Cookie || flowtable.Altered(f)):
+			list.add("table %d, priority %d, %s: altered (%s %s)", k.Table, k.Priority, ofproto.Match(k.Match), AppNames[want.Part.App], want.Part.Name)
 		case !ok && flowtable.OwnsCookie(f.Cookie):
 			list.add("table %d, priority %d, %s: left over", k.Table, k.Priority, ofproto.Match(k.Match))
 		}

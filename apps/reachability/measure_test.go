@@ -324,3 +324,205 @@ func TestLinkThatLosesWholePackets(t *testing.T) {
 		})
 	}
 }
+
+// What an earlier measurement asked is asked again, though its host is forgotten; a switch
+// that came since asks all.
+func TestLike(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := line(simswitch.Options{})
+		n.AddHost(simswitch.Host{Name: "brief", MAC: packet.MAC{0x0e, 1, 5: 9}, IP: netip.MustParseAddr("10.0.9.9"), At: at(1, 103)})
+		s := open(t, n, lab.Options{})
+		s.Disconnect(2)
+		s.Pass(time.Second)
+		before := s.measure(reachability.Request{Hosts: true})
+		s.Switch(1).RemovePort(103)
+		s.Pass(time.Second)
+		s.Connect(2)
+		s.Pass(10 * time.Second)
+		again := s.measure(reachability.Request{Like: &before})
+		require.Equal(t, "10.0.0.1 +++\n10.0.0.2 +++\n10.0.0.3 +++\n10.0.7.7 +++\n10.0.9.9 ---\n2001:db8::6 +++", matrix(again))
+		worse := reachability.Worse(before, again)
+		require.Len(t, worse, 2)
+		require.Equal(t, "10.0.9.9 (0e:01:00:00:00:09) does not answer from switch 0000000000000001 any more (answered before)", worse[0].Text)
+		fresh := s.measure(reachability.Request{Hosts: true})
+		require.Equal(t, "10.0.0.1 +++\n10.0.0.2 +++\n10.0.0.3 +++\n10.0.7.7 +++\n2001:db8::6 +++", matrix(fresh))
+	})
+}
+
+// Of too many pairs always the same are asked, and the result says so.
+func TestSample(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, line(simswitch.Options{}), lab.Options{})
+		m := s.measure(reachability.Request{Hosts: true, MaxPairs: 7})
+		require.Len(t, m.Pairs, 7)
+		require.Equal(t, 15, m.Total)
+		require.Equal(t, []string{"8 of 15 pairs of a switch and a host were left out: max_pairs is 7"}, m.Notes)
+		again := s.measure(reachability.Request{Hosts: true, MaxPairs: 7})
+		require.Equal(t, matrix(m), matrix(again))
+		for i := range m.Pairs {
+			require.Equal(t, m.Pairs[i].From, again.Pairs[i].From)
+		}
+	})
+}
+
+// Hundreds of pairs take a second, and less than a second more when all are silent: the
+// rate holds, and no question waits for the one before.
+func TestHundredsOfPairs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lab.Build(10, simswitch.Options{}, lab.Ring(10)...)
+		for i := range 40 {
+			lab.AddHost(n, 100+i, at(ofproto.DPID(1+i%10), ofproto.Port(200+i)))
+		}
+		s := open(t, n, lab.Options{})
+		began := time.Now()
+		m := s.measure(reachability.Request{Hosts: true})
+		took := time.Since(began)
+		require.Len(t, m.Pairs, 500)
+		require.NotContains(t, matrix(m), "-")
+		require.Less(t, took, 1100*time.Millisecond)
+		for _, name := range s.Hosts() {
+			s.Host(name).Mute = true
+		}
+		began = time.Now()
+		m = s.measure(reachability.Request{Hosts: true})
+		require.NotContains(t, matrix(m), "+")
+		require.Less(t, time.Since(began), 3500*time.Millisecond)
+	})
+}
+
+// More switches than there are addresses to ask from share them, one after the other.
+func TestMoreSwitchesThanLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const switches = 140
+		n := simswitch.NewNetwork()
+		n.AddSwitch(simswitch.Options{DPID: 1})
+		lab.AddHost(n, 1, at(1, 1000))
+		for i := ofproto.DPID(2); i <= switches; i++ { // a star
+			n.AddSwitch(simswitch.Options{DPID: i})
+			n.Link(at(1, ofproto.Port(i)), at(i, 1))
+		}
+		s := open(t, n, lab.Options{})
+		m := s.measure(reachability.Request{Hosts: true})
+		require.Equal(t, "10.0.0.1 "+strings.Repeat("+", switches), matrix(m))
+		s.Host("h1").Mute = true
+		m = s.measure(reachability.Request{Hosts: true})
+		require.Equal(t, "10.0.0.1 "+strings.Repeat("-", switches), matrix(m))
+	})
+}
+
+// A measurement that is given up leaves nothing behind, and lets the next one go on.
+func TestGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, line(simswitch.Options{}), lab.Options{})
+		ours := s.ours()
+		for _, name := range s.Hosts() {
+			s.Host(name).Mute = true
+		}
+		for _, after := range []time.Duration{time.Millisecond, 60 * time.Millisecond, 300 * time.Millisecond, 700 * time.Millisecond} {
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			_, err := s.service.Measure(ctx, reachability.Request{Hosts: true, Broadcast: true})
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			cancel()
+			s.Pass(time.Second)
+			require.Equal(t, ours, s.ours(), after)
+		}
+		for _, name := range s.Hosts() {
+			s.Host(name).Mute = false
+		}
+		// Several at once are made one after the other.
+		done := make(chan reachability.Measurement)
+		for range 3 {
+			go func() {
+				m, err := s.service.Measure(t.Context(), reachability.Request{Hosts: true, Broadcast: true})
+				if err != nil {
+					t.Error(err)
+				}
+				done <- m
+			}()
+		}
+		for range 3 {
+			require.NotContains(t, matrix(<-done), "-")
+		}
+		require.Equal(t, ours, s.ours())
+	})
+}
+
+// A stage that changes while a measurement goes on does no harm to it, nor is anything
+// left of it.
+func TestStageChangesMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, line(simswitch.Options{}), lab.Options{Stage: controller.StageSteer})
+		done := make(chan reachability.Measurement)
+		go func() {
+			m, err := s.service.Measure(t.Context(), reachability.Request{Hosts: true, Broadcast: true, Rates: true, Timeout: time.Second})
+			if err != nil {
+				t.Error(err)
+			}
+			done <- m
+		}()
+		for _, stage := range []controller.Stage{controller.StageManaged, controller.StageObserve, controller.StageManaged, controller.StageSteer} {
+			for dpid := range ofproto.DPID(3) {
+				s.Pass(25 * time.Millisecond)
+				require.NoError(t, s.Core.SetStage(t.Context(), dpid+1, stage))
+			}
+		}
+		m := <-done
+		require.NotContains(t, matrix(m), "-")
+		s.Pass(2 * time.Second)
+		s.NoFaults()
+		for dpid := range ofproto.DPID(3) {
+			list, err := s.Core.Deviations(t.Context(), dpid+1)
+			require.NoError(t, err)
+			require.Empty(t, list)
+		}
+	})
+}
+
+// A loop multiplies a broadcast, and is told; the broadcast ends with the measurement.
+func TestLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, line(simswitch.Options{}), lab.Options{Observe: true})
+		before := s.measure(reachability.Request{Broadcast: true, Rates: true})
+		s.Link(at(1, 60), at(3, 60))
+		m := s.measure(reachability.Request{Broadcast: true, Rates: true})
+		require.True(t, s.Stormed())
+		worse := reachability.Worse(before, m)
+		require.NotEmpty(t, worse)
+		require.Contains(t, worse[0].Text, "there is a loop")
+		var storms int
+		for _, d := range worse {
+			if d.Aspect == reachability.AspectStorm {
+				storms++
+			}
+		}
+		require.Positive(t, storms)
+	})
+}
+
+// Entries that somebody else changed are told, in all words that an operator needs.
+func TestDeviations(t *testing.T) {
+	for name, o := range stages {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t, line(o.sw), o.lab)
+				m := s.measure(reachability.Request{Tables: true})
+				for _, sw := range m.Switches {
+					require.True(t, sw.Compared)
+					require.Empty(t, sw.Deviations)
+				}
+				for _, f := range s.Switch(2).Flows() {
+					if flowtable.OwnsCookie(f.Cookie) && flowtable.CookieApp(f.Cookie) == controller.AppMeasure && len(f.Instructions) > 0 {
+						// Deleted it would be back at once.
+						require.Nil(t, s.Switch(2).Apply(&ofproto.FlowMod{Command: ofproto.FlowModifyStrict, Table: f.Table, Priority: f.Priority, Match: f.Match,
+							OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny, BufferID: ofproto.NoBuffer}))
+						break
+					}
+				}
+				bad := s.measure(reachability.Request{Tables: true})
+				worse := reachability.Worse(m, bad)
+				require.Len(t, worse, 1)
+				require.Regexp(t, `^switch 0000000000000002 does not hold what it is to: table \d+, priority \d+, .*: altered \(reachability base\)$`, worse[0].Text)
+			})
+		})
+	}
+}

@@ -92,15 +92,47 @@ func asked(ips []netip.Addr) (chosen []netip.Addr) {
 	return chosen
 }
 
-// earlier are the pairs of an earlier measurement whose switch is measured from now.
+// earlier are the pairs of an earlier measurement whose switch is measured from now. A
+// switch that came since asks all hosts, those of the earlier measurement and those that
+// are known now.
 func (w *work) earlier() (all []pair) {
+	since := map[string]ofproto.DPID{}
+	for _, dpid := range w.from {
+		since[dpid.String()] = dpid
+	}
+	then := map[string]ofproto.DPID{}
+	for _, sw := range w.req.Like.Switches {
+		if dpid, ok := since[sw.DPID]; ok && sw.Skipped == "" {
+			then[sw.DPID] = dpid
+			delete(since, sw.DPID)
+		}
+	}
+	asked := map[pair]bool{} // with no place: a host may have moved
+	add := func(p pair) {
+		if k := (pair{p.from, p.mac, p.addr, p.vlan, Place{}}); !asked[k] {
+			asked[k] = true
+			all = append(all, p)
+		}
+	}
 	for _, p := range w.req.Like.Pairs {
-		i := slices.IndexFunc(w.from, func(dpid ofproto.DPID) bool { return dpid.String() == p.From })
 		mac, err := net.ParseMAC(p.MAC)
-		if i < 0 || err != nil || len(mac) != len(packet.MAC{}) {
+		if err != nil || len(mac) != len(packet.MAC{}) {
 			continue
 		}
-		all = append(all, pair{w.from[i], packet.MAC(mac), p.Address, p.VLAN, p.At})
+		host := pair{0, packet.MAC(mac), p.Address, p.VLAN, p.At}
+		if dpid, ok := then[p.From]; ok {
+			host.from = dpid
+			add(host)
+		}
+		for _, dpid := range since {
+			host.from = dpid
+			add(host)
+		}
+	}
+	for _, p := range w.known() {
+		if _, ok := since[p.from.String()]; ok {
+			add(p)
+		}
 	}
 	return all
 }

@@ -69,8 +69,9 @@ type Request struct {
 	// Timeout is how long the answer to one question is waited for, which is asked three
 	// times before it counts as not answered; 0: DefaultTimeout.
 	Timeout time.Duration
-	// Like is an earlier measurement whose pairs are asked again, in place of those of
-	// the hosts that are known now; nil: none.
+	// Like is an earlier measurement whose pairs are asked again, whether their hosts are
+	// known still or not; a switch that was not measured from then asks all hosts. It takes
+	// the place of Hosts; nil: none.
 	Like *Measurement
 }
 
