@@ -86,8 +86,9 @@ func (n migrated) WhatIf(ctx context.Context, dpid ofproto.DPID, stage string, p
 	return ch, err
 }
 
-// Deviations is that of the controller, once it has one.
-func (n migrated) Deviations(context.Context, ofproto.DPID) ([]string, error) { return nil, nil }
+func (n migrated) Deviations(ctx context.Context, dpid ofproto.DPID) ([]string, error) {
+	return n.core.Deviations(ctx, dpid)
+}
 
 func (n migrated) Room(ctx context.Context, dpid ofproto.DPID) (map[ofproto.Table]uint32, error) {
 	return n.core.Room(ctx, dpid)
@@ -133,12 +134,3 @@ func (v migratedVIPs) VIPs(ctx context.Context) (all []migration.VIP, err error)
 		after = next
 	}
 }
-
-// unmeasured is the prober of a server that has none: everything may be as it was.
-type unmeasured struct{}
-
-func (unmeasured) Measure(context.Context, migration.ProbeRequest) (migration.Measurement, error) {
-	return migration.Measurement{}, nil
-}
-
-func (unmeasured) Worse(_, _ migration.Measurement) []migration.Difference { return nil }

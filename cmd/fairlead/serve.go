@@ -135,9 +135,10 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		return err
 	}
 	service := balancer.NewService(intents, vips, core)
+	measurer := reachability.NewService(measured, core, measuredVIPs(service), rand.Reader)
 	moves, err := migration.New(ctx, migration.Options{
 		Store: migrationStore{db}, Network: migrated{core, switches{core: core, fresh: stage}}, Bridges: hosts,
-		VIPs: migratedVIPs{service}, Prober: unmeasured{}, Log: log,
+		VIPs: migratedVIPs{service}, Prober: prober{measurer}, Log: log,
 	})
 	if err != nil {
 		return err
@@ -157,7 +158,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 
 		Explainer:  service,
 		Migrations: moves,
-		Measurer:   reachability.NewService(measured, core, measuredVIPs(service), rand.Reader),
+		Measurer:   measurer,
 		Traffic:    cfg.Traffic,
 	})
 
