@@ -229,6 +229,17 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller
 	return p
 }
 
+// isBeyond says whether a switch is at the far side of a port that was found to lead to
+// another switch: what was seen at that port is on this side of it, and not where the path
+// there leads.
+func isBeyond(snap *topology.Snapshot, dpid topology.DPID, at topology.Place) bool {
+	if !snap.IsLink(at) {
+		return false
+	}
+	path := snap.Path(dpid, at.DPID)
+	return len(path) > 0 && path[len(path)-1].In == at.Port
+}
+
 // compileHost is what one switch does for one host: out of its port on the host's
 // switch, out of the port on the shortest path elsewhere, nothing where there is
 // no path (its packets are flooded along the tree).
@@ -243,6 +254,7 @@ func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host, o
 	}
 	if h.Place.DPID != dpid {
 		port, ok = snap.NextHop(dpid, h.Place.DPID)
+		ok = ok && !isBeyond(snap, dpid, h.Place)
 	} else if !oneTable {
 		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceHost, gotoTable(controller.TableVIP),
 			ofproto.InPort(ofproto.Port(port)), ofproto.EthSrc(mac), tag))
