@@ -41,7 +41,7 @@ type Options struct {
 	MoveEvery time.Duration
 	// BeyondTTL is how long the hosts at a port that turned out to be the end of a link
 	// stay there: they are beyond it, so frames for them go the right way, until they are
-	// seen where they are. Default not at all.
+	// seen where they are. Those that are not pinned age as others do. Default not at all.
 	BeyondTTL time.Duration
 	// MaxIPs is the number of addresses kept of one host; above it the one
 	// silent longest goes. Default 16: a host may have eight temporary addresses of IPv6
@@ -70,6 +70,7 @@ type Graph struct {
 	beyond    map[Place]time.Time // ports of new links whose hosts are believed to be behind them until then
 	bridged   map[ends]time.Time  // ports that hear each other over bridges, until then
 	onSegment map[Place]bool      // ports that were found on a segment since they came up
+	crowded   map[Place]bool      // those of them that were found with more than one other
 	unmanaged map[DPID]bool
 	blocks    map[Place]Block // by guards
 	hosts     hosts
@@ -126,6 +127,7 @@ func New(o Options) *Graph {
 		beyond:    map[Place]time.Time{},
 		bridged:   map[ends]time.Time{},
 		onSegment: map[Place]bool{},
+		crowded:   map[Place]bool{},
 		unmanaged: map[DPID]bool{},
 		blocks:    map[Place]Block{},
 	}
@@ -198,6 +200,7 @@ func (g *Graph) removeSwitch(id DPID, n *node) []Event {
 		delete(g.beyond, Place{id, p})
 		delete(g.away, Place{id, p})
 		delete(g.onSegment, Place{id, p})
+		delete(g.crowded, Place{id, p})
 	}
 	evs := g.drop(ReasonSwitch, g.edgesOf(id))
 	evs = append(evs, g.unbridge(func(k ends, _ time.Time) bool { return k.a.DPID == id || k.b.DPID == id })...)
@@ -394,8 +397,8 @@ func (g *Graph) settled() []Event {
 	return evs
 }
 
-// expireBeyond removes the hosts that were not seen beyond the link that they are
-// behind for too long.
+// expireBeyond removes the pinned hosts that were not seen beyond the link that they are
+// behind for too long: somebody asks for them.
 func (g *Graph) expireBeyond() []Event {
 	var evs []Event
 	for _, p := range slices.SortedFunc(maps.Keys(g.beyond), Place.Compare) {
@@ -403,8 +406,13 @@ func (g *Graph) expireBeyond() []Event {
 			continue
 		}
 		delete(g.beyond, p)
-		if len(g.at[p]) > 0 && !g.onSegment[p] {
-			evs = append(evs, g.flush(p, ReasonLink, true)...)
+		if len(g.at[p]) == 0 || g.onSegment[p] {
+			continue
+		}
+		for _, key := range slices.SortedFunc(maps.Keys(g.hosts.at[p]), HostKey.Compare) {
+			if st := g.hosts.byKey[key]; st.host.Pinned { // others age
+				evs = append(evs, g.hosts.remove(st, ReasonLink))
+			}
 		}
 	}
 	return evs
@@ -476,6 +484,7 @@ func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
 		evs = append(evs, g.drop(ReasonPort, g.at[place])...)
 		evs = append(evs, g.unbridgePort(place)...)
 		delete(g.onSegment, place)
+		delete(g.crowded, place)
 		evs = append(evs, g.flush(place, ReasonPort, false)...)
 	}
 	return evs
@@ -497,6 +506,7 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 	evs = append(evs, g.drop(ReasonPort, g.at[p])...)
 	evs = append(evs, g.unbridgePort(p)...)
 	delete(g.onSegment, p)
+	delete(g.crowded, p)
 	return append(evs, g.flush(p, ReasonPort, true)...)
 }
 

@@ -89,10 +89,34 @@ func TestHostsBeyondANewLink(t *testing.T) {
 	evs := g.SeeHost(Sighting{MAC: host.MAC, Place: Place{4, 2}}, now)
 	require.IsType(t, HostMoved{}, evs[0])
 	require.False(t, g.NextExpiry().After(now.Add(10*time.Second)))
+	g.Pin(HostKey{MAC: other}, true, now)
 	now = now.Add(10 * time.Second)
 	g.Expire(now)
 	_, known := g.Snapshot().Host(host.MAC, 0)
 	require.True(t, known)
 	_, known = g.Snapshot().Host(other, 0)
-	require.False(t, known, "it was not seen again")
+	require.False(t, known, "it was asked for, and not seen again")
+}
+
+// Two ports that heard each other's probes of bridges before those of their cable are the
+// ends of that cable; not so on a hub, where more hear each other.
+func TestCableThatIsProbedLate(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	g := New(Options{})
+	for id := range DPID(3) {
+		g.SetSwitch(id+1, []PortState{{Port: 1, Up: true}}, now)
+	}
+	a, b, c := Place{1, 1}, Place{2, 1}, Place{3, 1}
+	g.HearBridged(a, b, now.Add(time.Minute), now)
+	require.Len(t, g.Snapshot().Segments(), 1)
+	g.HearLink(a, b, now)
+	g.HearLink(b, a, now)
+	require.Empty(t, g.Snapshot().Segments())
+	require.Contains(t, g.Snapshot().Tree().Ports(1), Port(1))
+
+	g.HearBridged(a, c, now.Add(2*time.Second), now)
+	require.Len(t, g.Snapshot().Segments(), 1)
+	now = now.Add(3 * time.Second)
+	g.Expire(now)
+	require.Len(t, g.Snapshot().Segments(), 1, "one has left the hub, and two are still on it")
 }

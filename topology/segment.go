@@ -90,6 +90,9 @@ func (g *Graph) SeedSegment(ports []Place, until, now time.Time) []Event {
 			continue
 		}
 		g.onSegment[p] = true
+		if len(ports) > 2 {
+			g.crowded[p] = true
+		}
 		if i > 0 {
 			evs = append(evs, g.HearBridged(ports[i-1], p, until, now)...)
 		}
@@ -285,10 +288,18 @@ func (f *fabric) findSegments(g *Graph, linked map[ends]bool) {
 	sets := newSets[Place]()
 	for k := range g.bridged {
 		// Two that are left of more on a hub look like the ends of a cable.
-		if !linked[k] || peers[k.a] > 1 || peers[k.b] > 1 || g.onSegment[k.a] || g.onSegment[k.b] {
+		more := peers[k.a] > 1 || peers[k.b] > 1 || g.crowded[k.a] || g.crowded[k.b]
+		if more {
+			g.crowded[k.a], g.crowded[k.b] = true, true
+		}
+		if !linked[k] || more {
 			sets.join(k.a, k.b)
 			g.onSegment[k.a], g.onSegment[k.b] = true, true
+			continue
 		}
+		// Their cable was probed later than bridges were.
+		delete(g.onSegment, k.a)
+		delete(g.onSegment, k.b)
 	}
 	byRoot := map[Place]int{}
 	for _, p := range slices.SortedFunc(maps.Keys(sets.parent), Place.Compare) {
