@@ -17,6 +17,7 @@ import (
 type Change struct {
 	AddFlows, DeleteFlows []flowtable.Flow
 	KeptFlows             int
+	Tables                map[ofproto.Table]int // flows that there would be, those of others not counted
 	AddGroups             []flowtable.Group
 	ChangeGroups          []flowtable.Group // as they are to be
 	DeleteGroups          []ofproto.GroupID
@@ -25,15 +26,6 @@ type Change struct {
 	Refused map[string]string
 	// Assumed says what the answer takes for granted; empty: nothing.
 	Assumed string
-}
-
-// Tables counts the flows that the switch would hold, by table.
-func (c Change) Tables() map[ofproto.Table]int {
-	n := map[ofproto.Table]int{}
-	for _, f := range c.AddFlows {
-		n[f.Table]++
-	}
-	return n
 }
 
 // WhatIf says what a stage would change in a connected switch. It is compiled from what
@@ -223,7 +215,9 @@ func (c *Controller) held(ctx context.Context, dpid ofproto.DPID) (contents, err
 // change is the difference between what is held and what is desired.
 func (h contents) change(flows []flowtable.DesiredFlow, groups []flowtable.DesiredGroup) (ch Change) {
 	wanted := map[flowtable.FlowKey]bool{}
+	ch.Tables = map[ofproto.Table]int{}
 	for _, f := range flows {
+		ch.Tables[f.Flow.Table]++
 		key := placeOf(f.Flow)
 		wanted[key] = true
 		if h.cookies[key] == f.Cookie && !h.altered[key] {

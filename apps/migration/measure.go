@@ -24,7 +24,8 @@ type ProbeRequest struct {
 	Source netip.Addr // nobody's address, that probes of IP come from; may be the zero Addr
 	VIPs   []string   // all listeners of these
 	Probes []Probe
-	// Like is an earlier measurement whose questions are asked again; nil: none.
+	// Like is an earlier measurement whose questions are asked again, and those of
+	// switches that came since; nil: all that is known is asked.
 	Like *Measurement
 }
 
@@ -34,7 +35,8 @@ type Measurement struct {
 	Hosts  Tally     `json:"hosts"` // by switch that asked
 	VIPs   Tally     `json:"vips"`
 	Probes Tally     `json:"probes"`
-	// Silent are the VIPs and probes that have to answer and do not, as sentences.
+	// Silent are the VIPs and probes that have to answer and do not, as sentences: those
+	// that answer no switch, and those that do not answer one that came since.
 	Silent []string `json:"silent"`
 	// Whole is the measurement as the prober has it.
 	Whole json.RawMessage `json:"whole,omitempty"`
@@ -61,11 +63,7 @@ func (s *Service) ask(ctx context.Context, d Description, like *Measurement) (Me
 
 // worse says what answers less than before. gone are switches that were given back.
 func (s *Service) worse(ctx context.Context, d Description, before Measurement, gone map[string]bool) (why []string, err error) {
-	like := &before
-	if before.Hosts.Asked == 0 {
-		like = nil // there was no switch to ask from
-	}
-	now, err := s.ask(ctx, d, like)
+	now, err := s.ask(ctx, d, &before)
 	if err != nil {
 		return nil, err
 	}

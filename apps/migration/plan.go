@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -431,9 +432,9 @@ func (p *planner) room(ctx context.Context, ps *PlannedStep, sw Switch, ch contr
 		ps.check("room", CheckWarning, "the switch does not say how large its tables are: %v", err)
 		return
 	}
-	for table, n := range ch.Tables() {
-		if most, ok := tables[table]; ok && most > 0 && uint32(n) > most {
-			ps.check("room", CheckFailed, "table %d would get %d more flows, and takes %d", table, n, most)
+	for _, table := range slices.Sorted(maps.Keys(ch.Tables)) {
+		if most, n := tables[table], ch.Tables[table]; most > 0 && uint32(n) > most {
+			ps.check("room", CheckFailed, "table %d would have %d flows of Fairlead's, and takes %d", table, n, most)
 			return
 		}
 	}

@@ -4,9 +4,12 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -121,4 +124,152 @@ waves:
 	require.Equal(t, before, l.written())
 	t.Log(c.succeeds("migrate", "status", "campus"))
 	c.succeeds("migrate", "delete", "campus")
+}
+
+// TestMigrateControllerKilled kills the controller at another point of a wave each time:
+// the next one takes the wave back, or waits for the confirmation that is due.
+func TestMigrateControllerKilled(t *testing.T) {
+	l := bareLab(t, 2)
+	l.sweep()
+	before, dpid := l.written(), l.dpid()
+	c := l.serving("observe")
+	file := l.describe(`
+name: campus
+confirm_timeout: 5s
+waves:
+  - steps: [{endpoint: "%s", bridge: s1, stage: steer}]
+  - steps: [{dpid: "%s", stage: managed}]
+`, l.db(), dpid)
+	c.succeeds("migrate", "plan", "-f", file)
+	for i := range scale(5, 50) {
+		_, errs, code := c.cli("migrate", "apply", "campus", "--no-wait")
+		require.Zero(t, code, errs)
+		time.Sleep(time.Duration(30*i) * time.Millisecond)
+		c.kill()
+		c.launch()
+		m := c.reaches("campus", "rolled_back", 40*time.Second)
+		t.Logf("killed %d ms after the command: %s", 30*i, m.Reason)
+		require.Equal(t, before, l.written(), "every column")
+		require.Equal(t, []string{"priority=0 actions=NORMAL"}, entries(l.ovs.DumpFlows("s1")))
+		require.True(t, l.host("h1").reaches(l.host("h2").addr))
+	}
+}
+
+// TestMigrateEndpointGone has the database away when a wave has to be taken back: it is
+// when the database is back.
+func TestMigrateEndpointGone(t *testing.T) {
+	l := bareLab(t, 2)
+	l.sweep()
+	before := l.written()
+	c := l.serving("observe")
+	p := l.forward(l.ovs.Dir + "/db.sock")
+	file := l.describe(`
+name: campus
+confirm_timeout: 5s
+waves:
+  - steps: [{endpoint: "unix:%s", bridge: s1, stage: steer}]
+`, p.path)
+	c.succeeds("migrate", "plan", "-f", file)
+	c.succeeds("migrate", "apply", "campus")
+	p.close()
+	eventually(t, 40*time.Second, "it is tried", func() bool {
+		m := c.migration("campus")
+		return m.Run != nil && m.Run.Retrying != ""
+	})
+	require.NotEqual(t, before, l.written())
+	_, errs, code := c.cli("migrate", "apply", "campus")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "under way")
+	p.open()
+	m := c.reaches("campus", "rolled_back", 40*time.Second)
+	require.Contains(t, m.Reason, "not confirmed")
+	require.Equal(t, before, l.written(), "every column")
+	require.True(t, l.host("h1").reaches(l.host("h2").addr))
+}
+
+// forwarder is a socket that leads to another, until it is closed.
+type forwarder struct {
+	t        testing.TB
+	path, to string
+	ln       net.Listener
+	mu       sync.Mutex
+	conns    []net.Conn
+}
+
+func (l *lab) forward(to string) *forwarder {
+	l.t.Helper()
+	f := &forwarder{t: l.t, path: l.ovs.Dir + "/forward", to: to}
+	f.open()
+	l.t.Cleanup(f.close)
+	return f
+}
+
+func (f *forwarder) open() {
+	f.t.Helper()
+	ln, err := net.Listen("unix", f.path)
+	require.NoError(f.t, err)
+	f.ln = ln
+	go func() {
+		for {
+			in, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("unix", f.to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			f.mu.Lock()
+			f.conns = append(f.conns, in, out)
+			f.mu.Unlock()
+			go func() { _, _ = io.Copy(in, out); in.Close() }()
+			go func() { _, _ = io.Copy(out, in); out.Close() }()
+		}
+	}()
+}
+
+func (f *forwarder) close() {
+	f.ln.Close()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		c.Close()
+	}
+}
+
+// TestMigrateNoRoom has a switch whose tables are too small for the stage. One that is
+// connected is found out by the checks; one that is not when it refuses what it gets: the
+// wave is taken back.
+func TestMigrateNoRoom(t *testing.T) {
+	l := bareLab(t, 2)
+	l.sweep()
+	c := l.serving("observe")
+	l.ovs.Vsctl("--", "--id=@t", "create", "Flow_Table", "flow_limit=2", "overflow_policy=refuse", "--", "set", "bridge", "s1", "flow_tables:0=@t")
+	before := l.written()
+	file := l.describe(`
+name: campus
+confirm_timeout: 60s
+waves:
+  - steps: [{endpoint: "%s", bridge: s1, stage: steer}]
+`, l.db())
+	c.succeeds("migrate", "plan", "-f", file)
+	began := time.Now()
+	_, errs, code := c.cli("migrate", "apply", "campus")
+	t.Log(errs)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "rolled back")
+	require.Contains(t, errs, "TABLE_FULL")
+	require.Less(t, time.Since(began), time.Minute, "within the confirm timeout")
+	require.Equal(t, before, l.written())
+	require.Equal(t, []string{"priority=0 actions=NORMAL"}, entries(l.ovs.DumpFlows("s1")))
+	require.True(t, l.host("h1").reaches(l.host("h2").addr))
+
+	l.ovs.Vsctl("clear", "bridge", "s1", "flow_tables")
+	c.succeeds("ovs", "adopt", l.db(), "s1", "--stage", "observe")
+	l.ovs.Vsctl("--", "--id=@t", "create", "Flow_Table", "flow_limit=2", "overflow_policy=refuse", "--", "set", "bridge", "s1", "flow_tables:2=@t", "flow_tables:0=@t")
+	_, errs, code = c.cli("migrate", "apply", "campus")
+	t.Log(errs)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "room: table 0")
 }
