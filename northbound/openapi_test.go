@@ -159,7 +159,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		"MigrationProbe": migration.Probe{}, "MigrationPlan": migration.Plan{}, "PlannedWave": migration.PlannedWave{}, "PlannedStep": migration.PlannedStep{}, "MigrationCheck": migration.Check{},
 		"OVSDBChange": ovsdb.Change{}, "FlowChanges": migration.FlowChanges{}, "BlastRadius": migration.Blast{}, "MigrationRun": migration.Run{}, "StepRun": migration.StepRun{},
 		"MigrationOutcome": migration.Outcome{}, "MigrationCheckpoint": migration.CheckpointView{}, "MigrationTarget": migration.Target{}, "MigrationProgress": migration.Progress{},
-		"AuditEntry": migration.AuditEntry{}, "MigrationPage": Page[int]{},
+		"AuditEntry": migration.AuditEntry{}, "MigrationTally": migration.Tally{}, "MigrationPage": Page[int]{},
 		"ReachabilityRequest": ReachabilityRequest{}, "ReachabilityProbe": reachability.Probe{}, "Reachability": reachability.Measurement{}, "MeasuredSwitch": reachability.Switch{},
 		"MeasuredPair": reachability.Pair{}, "MeasuredVIP": reachability.VIPAnswer{}, "MeasuredProbe": reachability.ProbeAnswer{}, "MeasuredCopies": reachability.Copies{},
 		"MeasuredLink": reachability.LinkAnswer{}, "MeasuredRate": reachability.PortRate{},

@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -47,6 +48,9 @@ type Tally struct {
 	Answered int `json:"answered"`
 	Asked    int `json:"asked"`
 }
+
+// String returns "3 of 4".
+func (t Tally) String() string { return fmt.Sprintf("%d of %d", t.Answered, t.Asked) }
 
 // Difference is something that is worse than it was.
 type Difference struct {

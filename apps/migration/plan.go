@@ -60,7 +60,7 @@ const (
 
 // Check is one thing that has to hold before a step.
 type Check struct {
-	Name   string     `json:"name"` // reachable, capabilities, room, loops, stp, return_paths, mtu, conflict
+	Name   string     `json:"name"` // reachable, capabilities, room, loops, stp, return_paths, mtu, conflict, measured
 	State  CheckState `json:"state"`
 	Detail string     `json:"detail"`
 }
@@ -222,6 +222,9 @@ func (p *planner) step(ctx context.Context, step Step) (PlannedStep, error) {
 	p.loops(&ps, dpid)
 	p.returns(&ps, dpid)
 	mtu(&ps, view)
+	if len(p.snap.Hosts()) == 0 && len(p.d.VIPs)+len(p.d.Probes) == 0 {
+		ps.check("measured", CheckWarning, "no host is known yet, and no VIP or probe is named: there is nothing that could answer less than before")
+	}
 	ps.Undo = undo(ps)
 	p.assume[dpid.String()] = step.Stage
 	if step.Stage == StageReleased {

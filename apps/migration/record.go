@@ -122,12 +122,14 @@ type Checkpoint struct {
 
 // CheckpointView is a checkpoint in short.
 type CheckpointView struct {
-	N        int       `json:"n"`
-	At       time.Time `json:"at"`
-	Wave     string    `json:"wave"`
-	Waves    []string  `json:"waves"`
-	Targets  []Target  `json:"targets"`  // without rows
-	Answered int       `json:"answered"` // hosts, by switch that asked
+	N       int       `json:"n"`
+	At      time.Time `json:"at"`
+	Wave    string    `json:"wave"`
+	Waves   []string  `json:"waves"`
+	Targets []Target  `json:"targets"` // without rows
+	Hosts   Tally     `json:"hosts"`   // by switch that asked
+	VIPs    Tally     `json:"vips"`    // listeners, likewise
+	Probes  Tally     `json:"probes"`
 }
 
 // AuditEntry is one thing that was done, or happened.

@@ -64,7 +64,7 @@ type patience struct {
 }
 
 var defaultPatience = patience{
-	connect: 15 * time.Second, verify: 15 * time.Second, again: time.Second,
+	connect: 15 * time.Second, verify: 10 * time.Second, again: time.Second,
 	retry: time.Second, retryMax: 15 * time.Second, giveUp: 5 * time.Minute, measure: 30 * time.Second,
 }
 

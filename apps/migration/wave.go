@@ -184,7 +184,7 @@ func (s *Service) measure(ctx context.Context, r *record) error {
 		point.N = r.NextPoint
 		r.NextPoint++
 		r.Run.Checkpoint, r.Run.Phase = point.N, PhaseStepping
-		v := CheckpointView{N: point.N, At: point.At, Wave: point.Wave, Waves: point.Waves, Targets: slices.Clone(point.Targets), Answered: before.Hosts.Answered}
+		v := CheckpointView{N: point.N, At: point.At, Wave: point.Wave, Waves: point.Waves, Targets: slices.Clone(point.Targets), Hosts: before.Hosts, VIPs: before.VIPs, Probes: before.Probes}
 		for i := range v.Targets {
 			v.Targets[i].Rows = nil
 		}
@@ -195,7 +195,7 @@ func (s *Service) measure(ctx context.Context, r *record) error {
 		}
 		encoded, err := json.Marshal(point)
 		more[checkpointKey(r.Description.Name, point.N)] = encoded
-		r.log(AuditEntry{At: s.now(), Who: self, What: "checkpoint", Target: fmt.Sprint(point.N), Detail: fmt.Sprintf("%d targets, %d answers of hosts", len(point.Targets), before.Hosts.Answered)})
+		r.log(AuditEntry{At: s.now(), Who: self, What: "checkpoint", Target: fmt.Sprint(point.N), Detail: fmt.Sprintf("%d targets; answered: %s hosts, %s VIPs, %s probes", len(point.Targets), before.Hosts, before.VIPs, before.Probes)})
 		return err
 	})
 	return err
@@ -447,6 +447,9 @@ func (s *Service) holds(ctx context.Context, dpid ofproto.DPID, refused []string
 	if err != nil {
 		return fmt.Errorf("switch %s cannot be read: %w", dpid, err)
 	}
+	why = slices.DeleteFunc(why, func(text string) bool { // it tells of what is refused too
+		return slices.ContainsFunc(refused, func(part string) bool { return strings.HasPrefix(text, part+": ") })
+	})
 	if len(why) > 0 {
 		return because(fmt.Sprintf("switch %s does not hold what it is to hold", dpid), why)
 	}

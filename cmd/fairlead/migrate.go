@@ -272,6 +272,12 @@ func (c *client) follow(name string, good ...migration.State) error {
 		if run != nil && (run.Phase == migration.PhaseChecking || run.Phase == migration.PhaseMeasuring) {
 			say("wave %s: %s", wave, run.Phase)
 		}
+		for _, k := range m.Checkpoints {
+			if run != nil && k.N == run.Checkpoint && !said["checkpoint"] {
+				said["checkpoint"] = true
+				say("wave %s: checkpoint %d: answered: %s hosts, %s VIPs, %s probes", wave, k.N, k.Hosts, k.VIPs, k.Probes)
+			}
+		}
 		if run != nil && run.Phase == migration.PhaseUndoing && !said["undoing"] {
 			said["undoing"] = true
 			say("wave %s: rolling back: %s", wave, run.Reason)
@@ -450,9 +456,9 @@ func migrationText(w *tabwriter.Writer, m migration.Migration) {
 	}
 	if len(m.Checkpoints) > 0 {
 		gap(w)
-		row(w, "CHECKPOINT", "AT", "BEFORE WAVE", "TARGETS", "ANSWERS")
+		row(w, "CHECKPOINT", "AT", "BEFORE WAVE", "TARGETS", "HOSTS ANSWERED", "VIPS", "PROBES")
 		for _, k := range m.Checkpoints {
-			row(w, k.N, k.At.Format(time.RFC3339), k.Wave, len(k.Targets), k.Answered)
+			row(w, k.N, k.At.Format(time.RFC3339), k.Wave, len(k.Targets), k.Hosts, k.VIPs, k.Probes)
 		}
 	}
 	if len(m.Audit) > 0 {
