@@ -115,6 +115,12 @@ func (p program) Entries(context.Context) (map[string][]byte, error) {
 	return all, nil
 }
 
+func (p program) Entry(_ context.Context, key string) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return bytes.Clone(p.stored[key]), nil
+}
+
 func (p program) Write(ctx context.Context, entries map[string][]byte) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -185,7 +191,7 @@ func (p program) SetStage(_ context.Context, dpid ofproto.DPID, stage string) er
 func (p program) Settled(context.Context, ofproto.DPID) error { return nil }
 
 func (p program) WhatIf(_ context.Context, dpid ofproto.DPID, _ string, _ []ofproto.PortDesc) (controller.Change, error) {
-	return controller.Change{}, nil
+	return controller.Change{Tables: map[ofproto.Table]int{0: 5}}, nil
 }
 
 func (p program) Deviations(_ context.Context, dpid ofproto.DPID) ([]string, error) {
@@ -213,16 +219,16 @@ func (p program) VIPs(context.Context) ([]VIP, error) { return p.vips, nil }
 func (p program) Bridges(_ context.Context, e ovsdb.Endpoint) ([]ovsdb.View, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gone[e] {
+	if e != "" && p.gone[e] {
 		return nil, fmt.Errorf("%w: %s: connection refused", ovsdb.ErrNotConnected, e)
 	}
 	var list []ovsdb.View
 	for _, name := range slices.Sorted(maps.Keys(p.bridges)) {
 		b := p.bridges[name]
-		if b.endpoint != e {
+		if b.endpoint != e && (e != "" || !b.adopted) {
 			continue
 		}
-		v := ovsdb.View{Endpoint: e, State: "available", Connected: true, Bridge: ovsdb.Bridge{Name: name, DPID: b.dpid, STP: b.stp}}
+		v := ovsdb.View{Endpoint: b.endpoint, State: "available", Connected: true, Bridge: ovsdb.Bridge{Name: name, DPID: b.dpid, STP: b.stp}}
 		if b.adopted {
 			v.State = "adopted"
 			for _, c := range b.controllers {

@@ -117,6 +117,13 @@ func (s *Service) plan(ctx context.Context, d Description, applied []string, onl
 	if p.snap, err = s.o.Network.Topology(ctx); err != nil {
 		return nil, err
 	}
+	known, err := s.o.Bridges.Bridges(ctx, "") // at the endpoints in use
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range known {
+		p.stp[parseDPID(v.DPID)] = v.STP || v.RSTP
+	}
 	plan := &Plan{At: s.now(), Waves: []PlannedWave{}}
 	for _, w := range d.Waves {
 		if only != "" && w.Name != only {
@@ -219,7 +226,7 @@ func (p *planner) step(ctx context.Context, step Step) (PlannedStep, error) {
 	p.openflow(ctx, &ps, sw, view)
 	p.blast(&ps, dpid, sw.Connected)
 	p.capabilities(&ps, sw, view)
-	p.loops(&ps, dpid)
+	p.loops(ctx, &ps, dpid)
 	p.returns(&ps, dpid)
 	mtu(&ps, view)
 	if len(p.snap.Hosts()) == 0 && len(p.d.VIPs)+len(p.d.Probes) == 0 {
@@ -486,40 +493,57 @@ func (p *planner) stageAfter(ctx context.Context, dpid ofproto.DPID) string {
 }
 
 // loops checks that no circle is left of switches that neither run STP nor are managed.
-// What is not connected yet is not in the graph.
-func (p *planner) loops(ps *PlannedStep, dpid ofproto.DPID) {
-	stage := ps.Stage
-	if stage == "managed" {
+// Of a switch whose database is not known, nobody can say whether it runs STP. What is
+// not connected yet is not in the graph.
+func (p *planner) loops(ctx context.Context, ps *PlannedStep, dpid ofproto.DPID) {
+	if ps.Stage == "managed" {
 		ps.check("loops", CheckOK, "a managed switch has one tree for broadcasts")
 		return
 	}
-	open := func(d topology.DPID) bool {
-		if ofproto.DPID(d) == dpid {
-			return !p.stp[dpid]
-		}
-		s := p.stageAfter(context.Background(), ofproto.DPID(d))
-		return s != "" && s != "managed" && !p.stp[ofproto.DPID(d)]
+	if l, ok := p.circle(ctx, ps, dpid, false); ok {
+		ps.check("loops", CheckFailed, "with %v there is a circle of switches that neither run STP nor are managed", l)
+		return
 	}
-	parent := map[string]string{}
-	var find func(string) string
-	find = func(v string) string {
-		if up, ok := parent[v]; ok && up != v {
-			return find(up)
-		}
-		return v
-	}
-	join := func(a, b string) (circle bool) {
-		a, b = find(a), find(b)
-		parent[a] = b
-		return a == b
-	}
-	for _, l := range p.snap.Links() {
-		if l.State == topology.StateUp && open(l.A.DPID) && open(l.B.DPID) && join(l.A.DPID.String(), l.B.DPID.String()) {
-			ps.check("loops", CheckFailed, "with %v there is a circle of switches that neither run STP nor are managed", l)
-			return
-		}
+	if l, ok := p.circle(ctx, ps, dpid, true); ok {
+		ps.check("loops", CheckWarning, "with %v there is a circle of switches that are not managed, and it is not known of all of them whether they run STP", l)
+		return
 	}
 	ps.check("loops", CheckOK, "no circle is left open by it")
+}
+
+// circle returns a link that closes a circle of switches that are not managed when a step
+// is done, and run no STP; with unknown, also of those of which that is not known.
+func (p *planner) circle(ctx context.Context, ps *PlannedStep, dpid ofproto.DPID, unknown bool) (topology.Link, bool) {
+	open := func(id topology.DPID) bool {
+		d := ofproto.DPID(id)
+		stage := ps.Stage
+		if d != dpid {
+			stage = p.stageAfter(ctx, d)
+		}
+		stp, known := p.stp[d]
+		return stage != "" && stage != "managed" && !stp && (known || unknown)
+	}
+	parent := map[topology.DPID]topology.DPID{}
+	find := func(v topology.DPID) topology.DPID {
+		for {
+			up, ok := parent[v]
+			if !ok {
+				return v
+			}
+			v = up
+		}
+	}
+	for _, l := range p.snap.Links() {
+		if l.State != topology.StateUp || !open(l.A.DPID) || !open(l.B.DPID) {
+			continue
+		}
+		a, b := find(l.A.DPID), find(l.B.DPID)
+		if a == b {
+			return l, true
+		}
+		parent[a] = b
+	}
+	return topology.Link{}, false
 }
 
 // returns checks that replies of members go on crossing a switch that has the VIPs.

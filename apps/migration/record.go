@@ -340,4 +340,3 @@ func conflict(format string, args ...any) error { return &ConflictError{fmt.Spri
 // written.
 func planKey(name string) string              { return name + "/plan" }
 func checkpointKey(name string, n int) string { return fmt.Sprintf("%s/checkpoint/%d", name, n) }
-func encode(v any) ([]byte, error)            { return json.Marshal(v) }

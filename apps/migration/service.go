@@ -18,6 +18,8 @@ import (
 type Store interface {
 	// Entries returns all that is stored.
 	Entries(ctx context.Context) (map[string][]byte, error)
+	// Entry returns one; nil when it is not there.
+	Entry(ctx context.Context, key string) ([]byte, error)
 	// Write puts entries and deletes others, durably, all or nothing. A nil value
 	// deletes.
 	Write(ctx context.Context, entries map[string][]byte) error

@@ -519,7 +519,7 @@ func TestPlan(t *testing.T) {
 			return Check{}
 		}
 		require.Equal(t, CheckOK, find(0, "loops").State)
-		require.Equal(t, CheckFailed, find(1, "loops").State, "with 9 in steer by then")
+		require.Equal(t, CheckWarning, find(1, "loops").State, "with 9 in steer by then; they may run STP")
 		require.Contains(t, find(1, "loops").Detail, "circle")
 		require.Equal(t, CheckOK, find(1, "return_paths").State)
 		require.Equal(t, CheckFailed, find(2, "return_paths").State)
@@ -530,6 +530,23 @@ func TestPlan(t *testing.T) {
 		require.Equal(t, "steer", p.Waves[4].Steps[0].From)
 		require.Equal(t, "the bridge is adopted again, in stage steer", p.Waves[4].Steps[0].Undo)
 		require.Empty(t, w.actions())
+
+		// With their databases known, it is sure.
+		w.look(func() {
+			w.bridges["b8"] = &fakeBridge{endpoint: at1, dpid: "0000000000000008", adopted: true}
+			w.bridges["b9"] = &fakeBridge{endpoint: at1, dpid: d9, adopted: true}
+			w.room = 4
+		})
+		p, err = l.Plan(context.Background(), d)
+		require.NoError(t, err)
+		require.Equal(t, CheckFailed, find(1, "loops").State)
+		require.Equal(t, CheckFailed, find(0, "room").State)
+		require.Contains(t, find(0, "room").Detail, "table 0 would have 5 flows")
+		w.look(func() { w.bridges["b8"].stp, w.room = true, 0 })
+		p, err = l.Plan(context.Background(), d)
+		require.NoError(t, err)
+		require.Equal(t, CheckOK, find(1, "loops").State, "one of them runs STP")
+		require.Equal(t, CheckOK, find(0, "room").State)
 
 		d.VIPs = []string{"none"}
 		p, err = l.Plan(context.Background(), d)

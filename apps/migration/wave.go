@@ -255,12 +255,11 @@ func (s *Service) point(ctx context.Context, name string, n int) (c Checkpoint, 
 	if n == 0 {
 		return c, nil
 	}
-	entries, err := s.o.Store.Entries(ctx)
+	value, err := s.o.Store.Entry(ctx, checkpointKey(name, n))
 	if err != nil {
 		return c, fmt.Errorf("migration: read checkpoint %d: %w", n, err)
 	}
-	value, ok := entries[checkpointKey(name, n)]
-	if !ok {
+	if value == nil {
 		return c, fmt.Errorf("%w: migration %s has no checkpoint %d", ErrNotFound, name, n)
 	}
 	if err := json.Unmarshal(value, &c); err != nil {

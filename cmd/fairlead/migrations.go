@@ -34,6 +34,15 @@ func (s migrationStore) Entries(context.Context) (map[string][]byte, error) {
 	return all, err
 }
 
+// Entry implements migration.Store.
+func (s migrationStore) Entry(_ context.Context, key string) (value []byte, err error) {
+	err = s.db.View(func(tx *store.Tx) error {
+		value = bytes.Clone(tx.Get(migrationsBucket, key))
+		return nil
+	})
+	return value, err
+}
+
 // Write implements migration.Store.
 func (s migrationStore) Write(ctx context.Context, entries map[string][]byte) error {
 	return s.db.Update(ctx, func(tx *store.Tx) error {

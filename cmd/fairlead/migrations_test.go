@@ -18,4 +18,10 @@ func TestMigrationStore(t *testing.T) {
 	all, err := s.Entries(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, map[string][]byte{"a": []byte("1"), "b": []byte("3")}, all)
+	one, err := s.Entry(t.Context(), "b")
+	require.NoError(t, err)
+	require.Equal(t, "3", string(one))
+	one, err = s.Entry(t.Context(), "c")
+	require.NoError(t, err)
+	require.Nil(t, one)
 }
