@@ -362,6 +362,7 @@ func TestKilledWhileRollingBack(t *testing.T) {
 			}
 		})
 		if over || t.Failed() {
+			t.Logf("killed at %d points", killAt-1)
 			require.Greater(t, killAt, 10)
 			return
 		}
