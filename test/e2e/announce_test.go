@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -183,4 +185,112 @@ func TestRoutersLearnVIPs(t *testing.T) {
 	c.must("PUT", "/v1/vips/web", doc())
 	eventually(t, 20*time.Second, "the route is gone", func() bool { return !strings.Contains(routes(t, router), routedVIP) })
 	t.Logf("route gone %v after the last member", time.Since(begin).Round(time.Millisecond))
+}
+
+// TestRoutersFollowMonitors has monitors say when a VIP is healthy: FRR has its route
+// within two seconds of the first member up, and has none two seconds after the last one
+// down. It goes with the VIP's switches, and comes back with them.
+func TestRoutersFollowMonitors(t *testing.T) {
+	l, client, router, options := routedLab(t, 3)
+	c := l.controlWith("managed", options...)
+	c.put("anchor", vipDoc{Address: anchorVIP, Listeners: []listenerDoc{}})
+	c.must("PUT", "/v1/vips/web", map[string]any{"address": routedVIP, "mode": "conntrack", "listeners": []any{map[string]any{
+		"protocol": "tcp", "port": 80, "pool": map[string]any{
+			"members": members(8080, l.hosts...),
+			"monitor": map[string]any{"type": "http", "interval": "200ms", "timeout": "150ms", "path": "/", "rise": 2, "fall": 2},
+		}}}})
+	far := &host{namespace: client, t: t, lab: l, name: "far", addr: netip.MustParseAddr(farClient)}
+	dst := netip.AddrPortFrom(netip.MustParseAddr(routedVIP), 80)
+	// healthy says how many members are up, as the events of monitors count them.
+	healthy := func() (n int) {
+		var v vipState
+		require.Equal(t, 200, c.rest("GET", "/v1/vips/web", nil, &v))
+		for _, m := range v.Listeners[0].Pool.Members {
+			if m.Status.Health == "up" {
+				n++
+			}
+		}
+		return n
+	}
+	has := func() bool { return strings.Contains(routes(t, router), routedVIP+" ") }
+	within := func(what string, known, followed func() bool) {
+		t.Helper()
+		eventually(t, 20*time.Second, what, func() bool { return known() || followed() })
+		begin := time.Now()
+		eventually(t, 20*time.Second, what+" and the router follows", followed)
+		took := time.Since(begin)
+		t.Logf("%s: the router followed within %v", what, took.Round(time.Millisecond))
+		require.Less(t, took, 2*time.Second, what)
+	}
+	established := func() bool {
+		return strings.Contains(router.run(t, "ss", "-tnH", "state", "established", "sport", "=", ":179"), bgpSelf)
+	}
+	eventually(t, 30*time.Second, "there is a session", established)
+	eventually(t, 20*time.Second, "all members are known to be down", func() bool { return healthy() == 0 && c.installed("web").Status.Operating == "offline" })
+	require.False(t, has(), "no member is healthy")
+
+	servers := make([]*http.Server, len(l.hosts))
+	for i, h := range l.hosts {
+		ln, err := h.listen(h.wildcard(8080))
+		require.NoError(t, err)
+		servers[i] = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, h.name) })}
+		go func() { _ = servers[i].Serve(ln) }()
+		t.Cleanup(func() { _ = servers[i].Close() })
+		if i == 0 {
+			within("the first member is up", func() bool { return healthy() > 0 }, has)
+		}
+	}
+	eventually(t, 20*time.Second, "all members are up", func() bool { return healthy() == len(l.hosts) })
+	c.serves("web")
+	// Clients behind the router, while members drain, go and come, and monitors run.
+	stop, done := make(chan struct{}), make(chan error, 1)
+	sent := 0
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if _, err := far.request(netip.AddrPort{}, dst); err != nil {
+				done <- err
+				return
+			}
+			sent++
+		}
+	}()
+	last := l.hosts[2].member(8080)
+	for _, state := range []string{"drain", "up", "drain"} {
+		c.must("PUT", memberPath("web", "tcp:80", last), map[string]any{"admin_state": state})
+		c.serves("web")
+	}
+	c.must("DELETE", memberPath("web", "tcp:80", last), nil)
+	c.serves("web")
+	c.must("PUT", memberPath("web", "tcp:80", last), map[string]any{})
+	eventually(t, 20*time.Second, "all members are up", func() bool { return healthy() == len(l.hosts) })
+	close(stop)
+	require.NoError(t, <-done, "a request while members changed")
+	t.Logf("%d requests from behind the router while members changed, 0 broken", sent)
+
+	for i := len(servers) - 1; i >= 0; i-- {
+		_ = servers[i].Close()
+		if i > 0 {
+			eventually(t, 20*time.Second, "the monitor has noticed", func() bool { return healthy() == i })
+			require.True(t, has(), "others serve")
+		}
+	}
+	within("the last member is down", func() bool { return healthy() == 0 }, func() bool { return !has() })
+
+	// The VIP's switches go, and come back. (A member that goes down once more would be
+	// held down for flapping.)
+	l.hosts[0].serveHTTP(8080)
+	within("a member is up", func() bool { return healthy() > 0 }, has)
+	c.serves("web")
+	begin := time.Now()
+	l.ovs.StopVswitchd()
+	eventually(t, 60*time.Second, "the route goes with the switch", func() bool { return !has() })
+	t.Logf("route gone %v after the switch", time.Since(begin).Round(time.Millisecond))
+	l.ovs.StartVswitchd()
+	eventually(t, 60*time.Second, "the route is back with the switch", has)
 }
