@@ -33,6 +33,9 @@ type View struct {
 	Segments []Segment    `json:"segments"`
 	Hosts    []Host       `json:"hosts"`
 	VIPs     []VIPNote    `json:"vips"`
+
+	title string        // of a picture; empty: what it is
+	marks map[DPID]Mark // see CoverageView
 }
 
 // ViewSwitch is a switch with its name.
@@ -128,10 +131,13 @@ func (v View) DOT() string {
 		"  node [fontname=\"Helvetica\", fontsize=10];\n" +
 		"  edge [fontname=\"Helvetica\", fontsize=8];\n")
 	known := map[DPID]bool{}
+	if v.title != "" {
+		fmt.Fprintf(&b, "  label=%s;\n", quoteDOT(v.title))
+	}
 	for _, sw := range v.Switches {
 		known[sw.DPID] = true
-		fmt.Fprintf(&b, "  %s [shape=box, style=\"rounded,filled\", fillcolor=\"#e8eef9\", label=%s];\n",
-			quoteDOT(sw.DPID.String()), quoteDOT(sw.Name+"\n"+sw.DPID.String()))
+		fmt.Fprintf(&b, "  %s [shape=box, style=\"rounded,filled\", fillcolor=\"%s\", label=%s];\n",
+			quoteDOT(sw.DPID.String()), v.marks[sw.DPID].colour(), quoteDOT(sw.Name+"\n"+sw.DPID.String()))
 	}
 	for _, l := range v.Links {
 		if !known[l.A.DPID] || !known[l.B.DPID] {
@@ -187,6 +193,11 @@ func (v View) DOT() string {
 	}
 	b.WriteString("}\n")
 	return b.String()
+}
+
+// colour is what a switch with the mark is filled with.
+func (m Mark) colour() string {
+	return [...]string{MarkNone: "#e8eef9", MarkActive: "#b2f2bb", MarkStep: "#d8f5a2", MarkLegacy: "#f1f3f5"}[m]
 }
 
 // quoteDOT returns s as a quoted string of the DOT language, where a backslash

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"math"
@@ -24,7 +25,7 @@ text{font:12px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fill:
 .tree{stroke:#3b5b92;stroke-width:3}.up{stroke:#94a3b8;stroke-width:2}
 .half{stroke:#d97706;stroke-width:2;stroke-dasharray:2 5}.shared{stroke:#9ca3af;stroke-width:2;stroke-dasharray:7 5}
 .loop{stroke:#dc2626;stroke-width:2;stroke-dasharray:4 3}.trusted{stroke-dasharray:12 5}
-.vip{fill:#fff;stroke-width:1.5}
+.vip{fill:#fff;stroke-width:1.5}.segment{fill:#fff;stroke:#868e96;stroke-dasharray:4 3}
 `
 
 // lineClass returns how a link is drawn: a class of svgStyle, and what the
@@ -47,11 +48,13 @@ func (l ViewLink) lineClass() (class, legend string) {
 
 // SVG returns the view as a picture: switches as cards with the hosts behind
 // them, at most eight each; the links with the port numbers at their ends, and
-// which of them broadcasts take; VIPs on top, their members marked with their
-// colour. It is a whole document that needs nothing else, and the same view
+// which of them broadcasts take; legacy segments as cards with a dashed edge; VIPs on
+// top, their members marked with their colour. It is a whole document that needs nothing else, and the same view
 // gives the same bytes.
 func (v View) SVG() string {
-	d := drawing{View: v, index: map[DPID]int{}, hosts: make([][]Host, len(v.Switches)), members: v.members()}
+	segments := len(v.Switches)
+	v = v.withSegments()
+	d := drawing{View: v, segments: segments, index: map[DPID]int{}, hosts: make([][]Host, len(v.Switches)), members: v.members()}
 	for i, sw := range v.Switches {
 		d.index[sw.DPID] = i
 	}
@@ -68,10 +71,29 @@ func (v View) SVG() string {
 	return d.b.String()
 }
 
+// withSegments returns the view with a switch for each segment, behind all others, and a
+// link for each of its ports.
+func (v View) withSegments() View {
+	v.Switches, v.Links = slices.Clip(v.Switches), slices.Clip(v.Links)
+	for i, s := range v.Segments {
+		id := DPID(math.MaxUint64) - DPID(i)
+		v.Switches = append(v.Switches, ViewSwitch{Name: "legacy", Switch: Switch{DPID: id}, Root: id})
+		for _, p := range s.Ports {
+			l := ViewLink{Link: Link{A: p.Place, B: Place{DPID: id}, State: StateUp}, Tree: true}
+			if p.Role == RoleBlocked {
+				l.State = StateShared
+			}
+			v.Links = append(v.Links, l)
+		}
+	}
+	return v
+}
+
 // drawing is an SVG document in the making.
 type drawing struct {
 	View
 	b             strings.Builder
+	segments      int // from here on, switches stand for segments
 	index         map[DPID]int
 	hosts         [][]Host // by switch
 	members       map[HostKey][]int
@@ -118,18 +140,24 @@ func (d *drawing) place() {
 			near[b] = append(near[b], a)
 		}
 	}
+	joined := newSets[int]()
+	for i, others := range near {
+		for _, j := range others {
+			joined.join(i, j)
+		}
+	}
 	var groups [][]int
-	group := map[DPID]int{}
-	for i, sw := range d.Switches {
+	group := map[int]int{}
+	for i := range d.Switches {
 		slices.Sort(near[i])
 		rows[i] = len(d.hosts[i])
 		if rows[i] > chipsPerCard {
 			rows[i] = chipsPerCard // the last one says how many more there are
 		}
-		k, ok := group[sw.Root]
+		k, ok := group[joined.find(i)]
 		if !ok {
 			k = len(groups)
-			group[sw.Root] = k
+			group[joined.find(i)] = k
 			groups = append(groups, nil)
 		}
 		groups[k] = append(groups[k], i)
@@ -145,8 +173,9 @@ func (d *drawing) draw() {
 
 	// The head first: how tall it is depends on how the VIPs wrap.
 	d.b.Reset()
-	d.printf(`<text class="title" x="%s" y="34">Topology</text>`, px(margin))
-	d.printf(`<text class="dim" x="%s" y="34">%s</text>`+"\n", px(margin+84), text(d.summary(), 200))
+	title := cmp.Or(d.title, "Topology")
+	d.printf(`<text class="title" x="%s" y="34">%s</text>`, px(margin), text(title, 60))
+	d.printf(`<text class="dim" x="%s" y="34">%s</text>`+"\n", px(margin+10.5*float64(len(title))), text(d.summary(), 200))
 	y := d.drawVIPs(width, 52)
 	head.WriteString(d.b.String())
 
@@ -185,11 +214,11 @@ func (d *drawing) summary() string {
 	}
 	up := 0
 	for _, l := range d.Links {
-		if l.State == StateUp {
+		if l.State == StateUp && d.index[l.B.DPID] < d.segments {
 			up++
 		}
 	}
-	return strings.Join([]string{count(len(d.Switches), "switch"), count(up, "link"), count(len(d.Hosts), "host"), count(len(d.VIPs), "VIP")}, " · ")
+	return strings.Join([]string{count(d.segments, "switch"), count(up, "link"), count(len(d.Hosts), "host"), count(len(d.VIPs), "VIP")}, " · ")
 }
 
 // drawVIPs draws the VIPs in lines from y on and returns where the next thing
@@ -299,6 +328,9 @@ func (d *drawing) drawPort(c card, sx, sy, tx, ty float64, p Port) {
 		t = math.Min(t, (math.Copysign(cardH/2, uy)-(sy-c.y))/uy)
 	}
 	t += 11
+	if p == 0 {
+		return // of a segment, or of a bridge whose ports are not known
+	}
 	d.printf(`<text class="port" x="%s" y="%s">%v</text>`+"\n", px(sx+ux*t), px(sy+uy*t+3.5), p)
 }
 
@@ -342,15 +374,24 @@ func (d *drawing) drawCard(i int) {
 		h := hosts[k]
 		d.drawChip(x, y, h.Place.Port.String(), h.label(), hostTitle(h), d.members[h.Key()])
 	}
+	if i >= d.segments {
+		d.printf(`<g><title>legacy segment</title><rect class="segment" x="%s" y="%s" width="%s" height="%s" rx="16"/><text class="name" x="%s" y="%s">%s</text></g>`+"\n",
+			px(c.x-cardW/2), px(c.y-cardH/2), px(cardW), px(cardH), px(c.x), px(c.y+4), text(sw.Name, 18))
+		return
+	}
+	fill := ""
+	if m := d.marks[sw.DPID]; m != MarkNone {
+		fill = fmt.Sprintf(` style="fill:%s"`, m.colour())
+	}
 	up := 0
 	for _, p := range sw.Ports {
 		if p.Up {
 			up++
 		}
 	}
-	d.printf(`<g><title>%s</title><rect class="card" x="%s" y="%s" width="%s" height="%s" rx="8"/>`,
+	d.printf(`<g><title>%s</title><rect class="card" x="%s" y="%s" width="%s" height="%s" rx="8"%s/>`,
 		text(fmt.Sprintf("%s %v: %d of %d ports up", sw.Name, sw.DPID, up, len(sw.Ports)), 300),
-		px(c.x-cardW/2), px(c.y-cardH/2), px(cardW), px(cardH))
+		px(c.x-cardW/2), px(c.y-cardH/2), px(cardW), px(cardH), fill)
 	d.printf(`<text class="name" x="%s" y="%s">%s</text><text class="dpid" x="%s" y="%s">%v</text></g>`+"\n",
 		px(c.x), px(c.y-3), text(sw.Name, 18), px(c.x), px(c.y+12), sw.DPID)
 }
