@@ -152,6 +152,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		"PacketHeaders": balancer.PacketView{}, "PacketOutput": balancer.OutputView{}, "Difference": balancer.DifferenceView{},
 		"Certificate": CertificateView{}, "Counts": CountsView{}, "Fault": FaultView{}, "Flow": FlowView{}, "Group": GroupView{}, "Bucket": BucketView{},
 		"Place": topology.Place{}, "Link": topology.Link{}, "Segment": topology.Segment{}, "SegmentPort": topology.SegmentPort{}, "Host": topology.Host{}, "Topology": topology.View{}, "TopologySwitch": topology.ViewSwitch{},
+		"Coverage": topology.Coverage{}, "VIPCoverage": topology.VIPCoverage{}, "CoverageGap": topology.CoverageGap{}, "CoverageStep": topology.CoverageStep{},
 		"TopologyPort": topology.PortState{}, "TopologyLink": topology.ViewLink{}, "TopologyVIP": topology.VIPNote{},
 		"OVSBridge": ovsdb.View{}, "OVSController": ovsdb.Controller{}, "OVSPort": ovsdb.Port{}, "OVSInterface": ovsdb.Interface{}, "OVSFound": OVSInterface{},
 		"OVSAdoption": OVSAdoption{}, "OVSOutcome": ovsdb.Outcome{}, "OVSOutcomes": OVSOutcomes{},

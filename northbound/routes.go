@@ -50,6 +50,7 @@ func (s *Server) routes() []route {
 		{http.MethodGet, "/v1/hosts", s.listHosts},
 		{http.MethodGet, "/v1/segments", s.listSegments},
 		{http.MethodGet, "/v1/topology", s.getTopology},
+		{http.MethodGet, "/v1/coverage", s.getCoverage},
 		{http.MethodPost, "/v1/explain", s.postExplain},
 		{http.MethodPost, "/v1/reachability", s.postReachability},
 		{http.MethodGet, eventsPath, s.getEvents},

@@ -28,15 +28,20 @@ func (s *Server) getTopology(c echo.Context) error {
 		return err
 	}
 	view := snapshot.View(topology.Notes{VIPs: vips})
-	switch format {
-	case "dot":
-		return c.Blob(http.StatusOK, "text/vnd.graphviz; charset=utf-8", []byte(view.DOT()))
-	case "svg":
-		// Names in the picture come from the network: a browser runs nothing in it.
-		c.Response().Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
-		return c.Blob(http.StatusOK, "image/svg+xml; charset=utf-8", []byte(view.SVG()))
+	if format == "dot" || format == "svg" {
+		return respondPicture(c, format, view)
 	}
 	return respond(c, http.StatusOK, view)
+}
+
+// respondPicture answers with a drawing, in format dot or svg.
+func respondPicture(c echo.Context, format string, view topology.View) error {
+	if format == "dot" {
+		return c.Blob(http.StatusOK, "text/vnd.graphviz; charset=utf-8", []byte(view.DOT()))
+	}
+	// Names in the picture come from the network: a browser runs nothing in it.
+	c.Response().Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
+	return c.Blob(http.StatusOK, "image/svg+xml; charset=utf-8", []byte(view.SVG()))
 }
 
 // vipNotes says of every VIP where its traffic goes.

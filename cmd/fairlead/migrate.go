@@ -21,7 +21,7 @@ import (
 
 func migrateCommand() *cobra.Command {
 	cmd := group("migrate", "Move a network over to Fairlead, in steps that can be undone",
-		migratePlan(), migrateApply(), migrateStatus(), migrateConfirm(), migrateRollback(), migrateList(), migrateDelete())
+		migratePlan(), migrateApply(), migrateStatus(), migrateConfirm(), migrateRollback(), migrateList(), migrateDelete(), migrateCoverage())
 	cmd.Long = "Move a network over to Fairlead, in waves of steps that are checked before, verified after, and undone by themselves\n" +
 		"when something answers less than before, or when nobody confirms them in time."
 	return cmd

@@ -56,14 +56,12 @@ func attachments(e Endpoint, inv *Inventory) (list []identified) {
 				}
 				a := Attachment{
 					Endpoint: e, Bridge: b.Name, DPID: parseDPID(b.DPID), Interface: f.Name, Error: f.Error,
-					MAC: parseMAC(f.AttachedMAC), Addresses: addressList(f.ExternalIDs["ip_addresses"]),
-					Access: p.Tag >= 0 && len(p.Trunks) == 0 && (p.VLANMode == "" || p.VLANMode == "access"),
+					Addresses: addressList(f.ExternalIDs["ip_addresses"]),
+					Access:    p.Tag >= 0 && len(p.Trunks) == 0 && (p.VLANMode == "" || p.VLANMode == "access"),
 				}
+				a.MAC, _ = AttachedMAC(f)
 				if f.OFPort > 0 {
 					a.Port = ofPort(f.OFPort)
-				}
-				if f.AttachedMAC == "" && f.Type == "internal" {
-					a.MAC = parseMAC(f.MAC)
 				}
 				list = append(list, identified{f.IfaceID, a})
 			}
@@ -76,6 +74,16 @@ func attachments(e Endpoint, inv *Inventory) (list []identified) {
 type identified struct {
 	id string
 	at Attachment
+}
+
+// AttachedMAC is the address of what is attached to an interface:
+// external_ids:attached-mac, or that of an internal interface. ok is false when it is
+// not known.
+func AttachedMAC(f Interface) (mac ofproto.MAC, ok bool) {
+	if mac = parseMAC(f.AttachedMAC); f.AttachedMAC == "" && f.Type == "internal" {
+		mac = parseMAC(f.MAC)
+	}
+	return mac, mac != ofproto.MAC{}
 }
 
 // parseMAC reads the Ethernet address of one station; zero when it is none.
