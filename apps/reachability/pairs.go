@@ -62,7 +62,7 @@ func (w *work) known() (all []pair) {
 		}
 	}
 	if silent > 0 {
-		w.note("%d hosts have no address that is known, and were not asked", silent)
+		w.note("hosts without an address that is known were not asked: %d", silent)
 	}
 	return all
 }

@@ -217,7 +217,7 @@ func newRig(t *testing.T) *rig {
 		{ID: 1, Type: northbound.EventLink},
 		{ID: 2, Type: northbound.EventVIP, Data: map[string]any{"name": "web"}},
 		{ID: 3, Type: northbound.EventMember, Data: map[string]any{"member": "10.0.0.2:8080"}},
-	}, Explainer: fakeExplainer{}, Tokens: tokens, Log: slog.New(slog.DiscardHandler)}).Handler()
+	}, Explainer: fakeExplainer{}, Measurer: fakeMeasurer{}, Tokens: tokens, Log: slog.New(slog.DiscardHandler)}).Handler()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	r.url = srv.URL

@@ -87,6 +87,9 @@ func reachabilityCommand() *cobra.Command {
 			"hosts": *hosts, "broadcast": *broadcast, "rates": *rates, "tables": *tables, "mtu": *mtu, "max_pairs": *pairs, "timeout": timeout.String(),
 			"from": *from, "source_addresses": *sources, "vips": *vips,
 		}
+		for i, dpid := range *from {
+			(*from)[i] = wholeDPID(dpid)
+		}
 		for name, list := range map[string][]string{"from": *from, "source_addresses": *sources, "vips": *vips} {
 			if len(list) == 0 {
 				delete(doc, name)

@@ -21,6 +21,49 @@ import (
 	"github.com/fairlead/fairlead/test/simswitch/lab"
 )
 
+// fakeMeasurer measures two switches, one of which is away.
+type fakeMeasurer struct{}
+
+func (fakeMeasurer) Measure(_ context.Context, req reachability.Request) (reachability.Measurement, error) {
+	const one, two = "0000000000000001", "0000000000000002"
+	yes, no := reachability.Reply{Result: reachability.Answered, Tries: 1}, reachability.Reply{Result: reachability.NoAnswer, Tries: 3, Reason: "no answer"}
+	refused := reachability.Reply{Result: reachability.NoAnswer, Tries: 3, Reason: "connection refused\x1b[2J"}
+	host := func(from, addr string, vlan uint16, r reachability.Reply) reachability.Pair {
+		return reachability.Pair{From: from, Address: netip.MustParseAddr(addr), MAC: "02:00:00:00:00:02", VLAN: vlan, At: reachability.Place{DPID: two, Port: 3}, Reply: r}
+	}
+	a, b := reachability.Place{DPID: one, Port: 1}, reachability.Place{DPID: two, Port: 2}
+	m := reachability.Measurement{
+		Took: "12ms", Switches: []reachability.Switch{{DPID: one, Compared: true}, {DPID: two, Compared: true, Deviations: []string{"group 7: missing (balancer vip/web)"}}, {DPID: "000000000000000a", Skipped: "not connected"}},
+		Pairs: []reachability.Pair{host(one, "10.0.0.2", 0, yes), host(two, "10.0.0.2", 0, yes), host(one, "10.0.0.3", 7, yes), host(two, "10.0.0.3", 7, no)},
+		Notes: []string{"hosts without an address that is known were not asked: 1"},
+	}
+	for _, v := range req.VIPs {
+		m.VIPs = append(m.VIPs, reachability.VIPAnswer{From: two, VIP: v, Listener: "tcp:80", By: "tcp", Reply: refused})
+	}
+	for _, p := range req.Probes {
+		m.Probes = append(m.Probes, reachability.ProbeAnswer{From: one, Probe: p, Reply: yes})
+	}
+	if req.Broadcast {
+		m.Copies = []reachability.Copies{{From: one, To: two, Count: 2}}
+	}
+	if req.MTU != 0 {
+		m.Links = []reachability.LinkAnswer{{From: a, To: b, MTU: req.MTU, Small: true}}
+	}
+	if req.Rates {
+		m.Rates = []reachability.PortRate{{Place: a, Rx: 10.4, Tx: 2000}}
+	}
+	return m, nil
+}
+
+func TestReachabilityIsPrinted(t *testing.T) {
+	r := newRig(t)
+	golden(t, "reachability.txt", r.done("reachability --source 10.0.0.250,2001:db8::250 --vip web --probe tcp:[2001:db8::9]:22 --probe arp:10.0.0.9 --broadcast --mtu 1500 --rates --tables --from 1"))
+	require.Contains(t, r.done("reachability -o json"), `"result": "no_answer"`)
+	for _, line := range []string{"reachability web", "reachability --probe 10.0.0.1", "reachability --probe tcp:10.0.0.1", "reachability --source x", "reachability --from x", "reachability --timeout 0s"} {
+		r.fails(exitUsage, line)
+	}
+}
+
 // station is a host that accepts connections on one port, and answers pings, of whoever
 // it can find the Ethernet address of by asking for it.
 type station struct {

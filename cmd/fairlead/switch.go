@@ -21,15 +21,19 @@ func switchCommand() *cobra.Command {
 
 // switchPath checks a DPID: up to 16 hex digits.
 func switchPath(dpid string) (string, error) {
-	full := dpid
-	if len(dpid) > 0 && len(dpid) < 16 {
-		full = strings.Repeat("0", 16-len(dpid)) + dpid
-	}
-	d, err := northbound.ParseDPID(full)
+	d, err := northbound.ParseDPID(wholeDPID(dpid))
 	if err != nil {
 		return "", fmt.Errorf("dpid: %q is not up to 16 hex digits", dpid)
 	}
 	return "/v1/switches/" + d.String(), nil
+}
+
+// wholeDPID adds the zeros that a DPID may be given without.
+func wholeDPID(dpid string) string {
+	if len(dpid) == 0 || len(dpid) > 16 {
+		return dpid
+	}
+	return strings.Repeat("0", 16-len(dpid)) + dpid
 }
 
 func switchList() *cobra.Command {

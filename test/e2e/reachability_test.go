@@ -149,3 +149,55 @@ func TestReachability(t *testing.T) {
 	require.Contains(t, shown, "web tcp:80")
 	t.Log(shown)
 }
+
+// TestReachabilityRing measures a ring of managed switches that a legacy bridge closes: a
+// broadcast arrives once, though there are two ways. Where the switches forward on their
+// own, and nobody opens the circle, it arrives again and again, and ends with the
+// measurement.
+func TestReachabilityRing(t *testing.T) {
+	l := newLab(t)
+	l.addSwitches(secure, 3, 1)
+	l.addLink("s1", "s2")
+	l.addLink("s2", "s3")
+	l.addBridge("old")
+	l.bridgeTo("old", "s1")
+	l.bridgeTo("old", "s3")
+	c := l.control("managed")
+	c.wait("the segment is found", func() bool {
+		s := c.segments()
+		return len(s) == 1 && s[0]["designated"] == 1 && s[0]["blocked"] == 1
+	})
+	l.sweep()
+	c.unchanged(time.Second)
+	ring := c.measure(object{"broadcast": true, "rates": true, "timeout": "1s", "mtu": 1500})
+	require.Empty(t, silent(ring))
+	require.Len(t, ring.Pairs, 9)
+	require.Len(t, ring.Copies, 6)
+	for _, n := range ring.Copies {
+		require.Equal(t, 1, n.Count, "%+v", n)
+	}
+
+	// The hosts are silent by now; nothing but the measurement's broadcast goes round.
+	for _, h := range l.hosts {
+		run(t, "ip", "-n", h.namespace.name, "link", "set", "eth0", "arp", "off")
+	}
+	for _, dpid := range []string{"0000000000000001", "0000000000000002", "0000000000000003"} {
+		c.succeeds("switch", "stage", dpid, "observe", "--wait", "5s")
+	}
+	circle := c.measure(object{"broadcast": true, "rates": true, "hosts": false})
+	loops, storms := 0, 0
+	for _, d := range reachability.Worse(ring, circle) {
+		switch d.Aspect {
+		case reachability.AspectBroadcast:
+			loops++
+		case reachability.AspectStorm:
+			storms++
+		}
+	}
+	require.Positive(t, loops)
+	t.Logf("%d broadcasts that go round, %d ports with a storm", loops, storms)
+	after := c.measure(object{"rates": true, "hosts": false})
+	for _, r := range after.Rates {
+		require.Less(t, max(r.Rx, r.Tx), 1000.0, "%+v: what goes round after the measurement", r)
+	}
+}
