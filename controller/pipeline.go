@@ -73,6 +73,7 @@ func Zones(vlan uint16) (destination, source uint16) {
 // Priorities, by table.
 const (
 	PrioMark        uint16 = 65500 // ingress: the mark of the store
+	PrioAlive       uint16 = 65100 // ingress: probes that the switch sends back
 	PrioDiscovery   uint16 = 65000 // ingress: LLDP
 	PrioProbe       uint16 = 64000 // ingress: ARP replies to the controller's own requests
 	PrioBPDUGuard   uint16 = 51000 // ingress: BPDUs, where they block the port
@@ -144,6 +145,7 @@ var Pipeline = &flowtable.Pipeline{
 			Next: []ofproto.Table{TableSource, TableVIP},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioMark, App: AppStore, Stages: "all", Match: "an EtherType and address that no packet has, made of the store's identity", Does: "nothing; marks the switch as programmed from this store"},
+				{Priority: PrioAlive, App: AppDiscovery, Stages: "all", Match: "Open vSwitch: LLDP to a group of ours", Does: "sent back, with another group and the switch's mark as its addresses: it tells that the switch forwards"},
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
 				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP, neighbour messages to the controller's own MAC", Does: "to the controller, and nowhere else"},
 				{Priority: PrioBPDUGuard, App: AppDiscovery, Stages: "managed", Match: "BPDU, where the switch guards against them", Does: "to the controller, and nowhere else: the port is blocked"},

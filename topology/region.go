@@ -2,6 +2,8 @@ package topology
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"slices"
 )
 
@@ -17,8 +19,9 @@ type Outlet struct {
 	// switch itself among them where that has two: one of all is to speak there, and it
 	// is the first that can.
 	Before []DPID
-	// Joined: the region has more than this one port to the switches.
-	Joined bool
+	// Others is how many ports of switches the region has beside this one, blocked ones and
+	// those of switches within it too.
+	Others int
 	// Legacy: the port was found on a legacy segment since it came up.
 	Legacy bool
 }
@@ -38,6 +41,9 @@ func (r *Regions) Outlets(id DPID) []Outlet { return r.outlets[id] }
 // them, in order; nil where no region is.
 func (r *Regions) Around(p Place) []Place { return r.places[p] }
 
+// Places returns all ports at which hosts may be seen, in no particular order.
+func (r *Regions) Places() iter.Seq[Place] { return maps.Keys(r.places) }
+
 // Regions finds the regions, where serves says which switches serve VIPs.
 func (f *fabric) Regions(serves func(DPID) bool) *Regions {
 	joined := newSets[vertex]()
@@ -53,7 +59,7 @@ func (f *fabric) Regions(serves func(DPID) bool) *Regions {
 				continue
 			}
 			if left := f.held[p]; len(left) > 0 && !within {
-				r.outlets[sw.DPID] = append(r.outlets[sw.DPID], Outlet{Port: p.Port, Before: left, Joined: true, Legacy: true})
+				r.outlets[sw.DPID] = append(r.outlets[sw.DPID], Outlet{Port: p.Port, Before: left, Others: len(left), Legacy: true})
 				continue
 			}
 			if i, ok := f.segmentAt[p]; ok {
@@ -100,11 +106,11 @@ func (f *fabric) Regions(serves func(DPID) bool) *Regions {
 		root := joined.find(v)
 		all[root] = append(all[root], ps...)
 	}
-	for _, ps := range ports {
+	for root, ps := range ports {
 		slices.SortFunc(ps, Place.Compare)
 		var before []DPID
 		for _, p := range ps {
-			r.outlets[p.DPID] = append(r.outlets[p.DPID], Outlet{Port: p.Port, Before: slices.Clone(before), Joined: len(ps) > 1, Legacy: f.legacy[p]})
+			r.outlets[p.DPID] = append(r.outlets[p.DPID], Outlet{Port: p.Port, Before: slices.Clone(before), Others: len(all[root]) - 1, Legacy: f.legacy[p]})
 			if !slices.Contains(before, p.DPID) {
 				before = append(before, p.DPID)
 			}

@@ -73,7 +73,7 @@ func TestRegionsOfDomainsOnASegment(t *testing.T) {
 	w.bridge(at(1, 2), at(2, 2), at(3, 2), at(4, 2))
 	r := w.Snapshot().Regions(allBut())
 	require.Equal(t, []topology.Place{at(1, 2), at(1, 3), at(2, 3), at(3, 1), at(3, 3), at(4, 1), at(4, 3)}, speakers(r, 4))
-	require.Equal(t, []topology.Outlet{{Port: 1}, {Port: 2, Before: []topology.DPID{1}, Joined: true, Legacy: true}, {Port: 3}}, r.Outlets(3))
+	require.Equal(t, []topology.Outlet{{Port: 1}, {Port: 2, Before: []topology.DPID{1}, Others: 3, Legacy: true}, {Port: 3}}, r.Outlets(3))
 	require.Equal(t, []topology.Outlet{{Port: 3}}, r.Outlets(2), "a blocked port and a cable are no outlets")
 	require.Equal(t, []topology.Place{at(1, 2), at(2, 2), at(3, 2), at(4, 2)}, r.Around(at(3, 2)))
 	require.Equal(t, []topology.Place{at(3, 3)}, r.Around(at(3, 3)))
@@ -90,7 +90,7 @@ func TestRegionsOfSwitchesThatDoNotServe(t *testing.T) {
 	r := w.Snapshot().Regions(allBut(2, 3))
 	require.Equal(t, []topology.Place{at(1, 1), at(1, 2), at(1, 3), at(1, 4), at(4, 3), at(4, 4)}, speakers(r, 4))
 	require.Equal(t, []topology.Outlet{
-		{Port: 1, Before: []topology.DPID{1}, Joined: true}, {Port: 2, Before: []topology.DPID{1, 4}, Joined: true}, {Port: 3}, {Port: 4},
+		{Port: 1, Before: []topology.DPID{1}, Others: 5}, {Port: 2, Before: []topology.DPID{1, 4}, Others: 5}, {Port: 3}, {Port: 4},
 	}, r.Outlets(4))
 	require.Empty(t, r.Outlets(2))
 	require.Equal(t, []topology.Place{at(1, 1), at(2, 4), at(3, 3), at(3, 4), at(4, 1), at(4, 2)}, r.Around(at(2, 4)))
@@ -112,7 +112,7 @@ func TestStoppedSwitchLeavesItsPlace(t *testing.T) {
 		return w
 	}
 	blocked := func(w *wired) bool { return !w.Snapshot().IsEdge(at(2, 2)) }
-	quiet := []topology.Outlet{{Port: 2, Before: []topology.DPID{1}, Joined: true, Legacy: true}, {Port: 3}}
+	quiet := []topology.Outlet{{Port: 2, Before: []topology.DPID{1}, Others: 1, Legacy: true}, {Port: 3}}
 
 	w := build()
 	w.RemoveSwitch(1, w.now)

@@ -102,15 +102,15 @@ func (a *App) tell(c *controller.Context, addr netip.Addr) {
 }
 
 // tellOutlets has all addresses announced out of ports where a switch speaks for some now
-// that others spoke for, and out of those on segments where it did not speak at all. A
+// that others spoke for, and into what has grown: bridges there may know another port. A
 // host that is plugged in asks by itself.
 func (a *App) tellOutlets(c *controller.Context, dpid ofproto.DPID, was, now []topology.Outlet) {
 	var ports []topology.Port
 	for _, o := range now {
 		i := slices.IndexFunc(was, func(w topology.Outlet) bool { return w.Port == o.Port })
 		switch {
-		case i >= 0 && slices.Equal(was[i].Before, o.Before):
-		case i < 0 && !o.Joined && !o.Legacy:
+		case i >= 0 && slices.Equal(was[i].Before, o.Before) && o.Others <= was[i].Others:
+		case i < 0 && o.Others == 0 && !o.Legacy:
 		default:
 			ports = append(ports, o.Port)
 		}

@@ -371,6 +371,13 @@ func TestAnnouncementsFollowTheDesignatedPort(t *testing.T) {
 				}
 				require.Equal(t, 1, s.asks("h91", vipAddr))
 				require.Equal(t, 1, s.asks("h3", vipAddr))
+				if name == "its port" {
+					m.note(s, rec.VIP.MAC)
+					s.Switch(1).SetPort(legacy(1, 1).Port, true)
+					s.Pass(2500 * time.Millisecond)
+					require.Contains(t, m.of(presenceLabs[1].ports...), legacy(1, 1), "and back")
+					require.Equal(t, 1, s.asks("h91", vipAddr))
+				}
 			})
 		})
 	}

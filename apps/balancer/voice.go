@@ -117,7 +117,8 @@ func (a *App) hear(c *controller.Context) {
 			delete(a.outlets, sw.DPID)
 			continue
 		}
-		now, was := regions.Outlets(topology.DPID(sw.DPID)), a.outlets[sw.DPID]
+		now := regions.Outlets(topology.DPID(sw.DPID))
+		was, known := a.outlets[sw.DPID]
 		a.outlets[sw.DPID] = now
 		if !slices.EqualFunc(quiet(now), quiet(was), func(x, y topology.Outlet) bool {
 			return x.Port == y.Port && slices.Equal(x.Before, y.Before)
@@ -126,7 +127,7 @@ func (a *App) hear(c *controller.Context) {
 				c.Dirty(sw.DPID, partAddress+addr.String())
 			}
 		}
-		if was != nil {
+		if known { // else it announces what it acknowledges
 			a.tellOutlets(c, sw.DPID, was, now)
 		}
 	}

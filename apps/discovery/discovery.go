@@ -48,10 +48,12 @@ type App struct {
 	// virtual says which addresses are no host's; nil: none.
 	virtual func(netip.Addr) bool
 
-	wakes  time.Time // when the app is to be woken next
-	parted map[pair]parting
-	echoes map[topology.Place]*echo // by blocked port
-	copies copies
+	wakes     time.Time // when the app is to be woken next
+	parted    map[pair]parting
+	echoes    map[topology.Place]*echo // by blocked port
+	copies    copies
+	answering map[topology.DPID]bool   // switches that send probes back by themselves
+	doubts    map[topology.DPID]*doubt // of switches that are not connected
 
 	savedVersion uint64
 	savedAt      time.Time
@@ -73,6 +75,7 @@ func New(key []byte, random io.Reader, store func(context.Context, []byte) error
 	return &App{
 		key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]time.Time{},
 		parted: map[pair]parting{}, echoes: map[topology.Place]*echo{}, copies: copies{frames: map[uint64]*copied{}},
+		answering: map[topology.DPID]bool{}, doubts: map[topology.DPID]*doubt{},
 	}
 }
 
@@ -83,11 +86,20 @@ func (a *App) Except(virtual func(netip.Addr) bool) { a.virtual = virtual }
 // ID implements controller.App.
 func (a *App) ID() flowtable.AppID { return controller.AppDiscovery }
 
-// Parts implements controller.App: one part a switch.
-func (a *App) Parts(*controller.Context, *controller.Switch) []string { return []string{partBase} }
+// Parts implements controller.App: one part a switch, and one that it can do without.
+func (a *App) Parts(*controller.Context, *controller.Switch) []string {
+	return []string{partBase, partAlive}
+}
 
 // Compile implements controller.App.
-func (a *App) Compile(_ *controller.Context, sw *controller.Switch, _ string) controller.Source {
+func (a *App) Compile(_ *controller.Context, sw *controller.Switch, part string) controller.Source {
+	if part == partAlive {
+		if !sw.Capabilities.Nicira {
+			return controller.Source{}
+		}
+		dpid := sw.DPID
+		return controller.Source{Tag: 1, Build: func() flowtable.Part { return alivePart(dpid) }}
+	}
 	stage, caps, bpdus := sw.Stage, sw.Capabilities, sw.BPDUs
 	return controller.Source{Build: func() flowtable.Part {
 		p := basePart(stage, caps)
@@ -134,6 +146,7 @@ func basePart(stage controller.Stage, caps controller.Capabilities) flowtable.Pa
 func (a *App) Handle(c *controller.Context, event any) {
 	switch e := event.(type) {
 	case controller.SwitchUp:
+		a.back(topology.DPID(e.DPID))
 		a.stage(c, e.DPID)
 		a.wakeUp(c)
 	case controller.StageChanged:
@@ -143,7 +156,13 @@ func (a *App) Handle(c *controller.Context, event any) {
 		if sw := c.Switch(e.DPID); sw != nil {
 			a.guards(c, sw)
 		}
+	case controller.SwitchDown:
+		a.lost(c, topology.DPID(e.DPID))
 	case controller.Applied:
+		if e.Part == partAlive {
+			a.answering[topology.DPID(e.DPID)] = e.Tag != 0 && e.Err == nil
+			return
+		}
 		// Probes that come before the switch takes them out are lost on it.
 		if sw := c.Switch(e.DPID); sw != nil && e.Err == nil {
 			for _, p := range sw.PortList() {
@@ -158,6 +177,9 @@ func (a *App) Handle(c *controller.Context, event any) {
 			a.wakeUp(c)
 		}
 	case topology.SwitchGone:
+		if a.doubts[e.DPID] == nil {
+			delete(a.answering, e.DPID)
+		}
 		for p := range a.ports {
 			if p.DPID == e.DPID {
 				delete(a.ports, p)
@@ -188,6 +210,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		}
 		a.probeBridges(c)
 		a.sendEchoes(c)
+		a.ask(c)
 		a.save(c)
 	}
 	if pinned(event) && !a.urgent {
@@ -282,6 +305,8 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 	if ok {
 		switch from, kind, ok := a.verify(l); {
 		case !ok:
+		case kind == probeAlive:
+			a.told(c, from, at, f.Ethernet())
 		case kind == probeSegment:
 			a.endHalves(c, func(half [2]topology.Place, _ time.Time) bool {
 				return half == [2]topology.Place{from, at} || half == [2]topology.Place{at, from} // the cable's, not a bridge's
@@ -365,6 +390,8 @@ func (a *App) endHalves(c *controller.Context, over func(half [2]topology.Place,
 		if over(half, until) {
 			delete(a.halves, half)
 			emit(c, c.Graph.HearLink(half[0], half[1], c.Now))
+		} else {
+			c.WakeAt(until)
 		}
 	}
 }

@@ -34,6 +34,7 @@ const (
 	probeLink probeKind = 1 + iota
 	probeSegment
 	probeEcho
+	probeAlive            // answered by switches (alive.go)
 	probeKinds = iota + 1 // and one that is none
 )
 
@@ -58,6 +59,8 @@ func (a *App) probeFrame(at topology.Place, p *prober, kind probeKind) []byte {
 	switch kind {
 	case probeSegment:
 		return a.probeTo(bridgedMulticast, at, p, kind)
+	case probeAlive:
+		return a.probeTo(askMulticast, at, p, kind)
 	case probeEcho:
 		return a.probeTo(packet.Broadcast, at, p, kind)
 	}

@@ -21,7 +21,7 @@ type Output struct {
 func (s *Switch) Process(in ofproto.Port, frame []byte) (outputs []Output, packetIns []*ofproto.PacketIn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.up(in) || s.ports[in].desc.Config&ofproto.PortConfigNoRecv != 0 {
+	if s.frozen || !s.up(in) || s.ports[in].desc.Config&ofproto.PortConfigNoRecv != 0 {
 		return nil, nil
 	}
 	s.ports[in].rx.Packets++
@@ -33,6 +33,9 @@ func (s *Switch) Process(in ofproto.Port, frame []byte) (outputs []Output, packe
 
 // packetOut carries out a packet-out (§7.3.7).
 func (s *Switch) packetOut(m *ofproto.PacketOut) ([]Output, *ofproto.Error) {
+	if s.frozen {
+		return nil, nil
+	}
 	if m.BufferID != ofproto.NoBuffer {
 		return nil, bad(ofproto.ErrorBadRequest, 8)
 	}

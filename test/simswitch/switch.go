@@ -80,6 +80,7 @@ type Switch struct {
 	transmit func([]Output) // set by Network: where packet-outs go
 	random   *rand.Rand     // of Options.Reorder
 	holding  bool           // a bundle is being carried out
+	frozen   bool           // no packet is taken or sent
 	held     []ofproto.Message
 }
 
@@ -158,6 +159,14 @@ func (s *Switch) up(p ofproto.Port) bool {
 
 // portList returns the ports in order.
 func (s *Switch) portList() []ofproto.Port { return slices.Sorted(maps.Keys(s.ports)) }
+
+// Freeze has the switch take and send no packet any more, with its ports up and its
+// channel as it is, or takes that back.
+func (s *Switch) Freeze(frozen bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frozen = frozen
+}
 
 // Flows returns all flow entries by table and falling priority, with counters.
 func (s *Switch) Flows() []Flow {
