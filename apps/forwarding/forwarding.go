@@ -194,9 +194,11 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller
 		if !port.Up {
 			continue
 		}
+		if snap.IsBlocked(at) || snap.Mourned()[at].Segment { // its switch may be heard still
+			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlockedEcho, apply(ofproto.ToController()), in, ofproto.EthType(packet.EtherTypeBDDP)))
+		}
 		if snap.IsBlocked(at) {
-			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlocked, nil, in),
-				flow(controller.TableIngress, controller.PrioBlockedEcho, apply(ofproto.ToController()), in, ofproto.EthType(packet.EtherTypeBDDP)))
+			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlocked, nil, in))
 			continue
 		}
 		if (snap.IsLink(at) || unlearned[port.Port]) && !caps.OneTable() {
