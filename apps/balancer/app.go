@@ -276,7 +276,7 @@ func (a *App) change(c *controller.Context, e Change) {
 	a.dirty(c, v)
 	a.dirtyTracked(c, recordOf(old))
 	a.planCut(c, v)
-	v.flushes.change(recordOf(old), v.rec, v.version, c.Now)
+	v.forget(recordOf(old), c.Now)
 	for _, rec := range []*Record{recordOf(old), v.rec} {
 		if rec != nil {
 			a.dirtyAddress(c, rec.VIP.Address)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -105,19 +106,29 @@ var dimensions = []struct {
 	{"mode", []string{"nat", "dsr", "conntrack", "conntrack with source_nat"}},
 	{"protocol", []string{"tcp", "udp", "sctp"}},
 	{"persistence", []string{"none", "source_ip", "source_ip_protocol"}},
+	{"monitor", monitors()},
 	{"family", []string{"IPv4", "IPv6"}},
 	{"stage", []string{situations[0].name, situations[1].name, situations[2].name}},
+}
+
+// monitors are the types of monitors, by each way that probes take.
+func monitors() []string {
+	list := []string{"none"}
+	for _, t := range []MonitorType{MonitorTCP, MonitorHTTP, MonitorHTTPS, MonitorPing, MonitorUDPConnect, MonitorSCTP} {
+		list = append(list, string(t), string(t)+" via host")
+	}
+	return list
 }
 
 // row is a row of the table: sets of values, and what comes of them on each kind of
 // switch.
 type row struct {
-	at    [5][]string
+	at    [6][]string
 	cells string
 }
 
-// combinations prints mode × protocol × persistence × family × stage for each kind of
-// switch. Rows that differ in one dimension and say the same are one; reasons are notes.
+// combinations prints mode × protocol × persistence × monitor × family × stage for each
+// kind of switch. Rows that differ in one dimension and say the same are one; reasons are notes.
 func combinations() string {
 	var notes []string
 	note := func(text string) string {
@@ -140,25 +151,27 @@ func combinations() string {
 	for _, mode := range d[0].values {
 		for _, protocol := range d[1].values {
 			for _, persistence := range d[2].values {
-				for f, family := range d[3].values {
-					for _, s := range situations {
-						v := combined(mode, Protocol(protocol), Persistence(persistence), f == 1)
-						r := row{at: [5][]string{{mode}, {protocol}, {persistence}, {family}, {s.name}}}
-						for _, k := range switchKinds {
-							text := combination(v, k.caps, s.stage, s.at)
-							var members []string
-							for _, m := range v.Listeners[0].Pool.Members {
-								members = append(members, m.Address.String())
+				for _, monitor := range d[3].values {
+					for f, family := range d[4].values {
+						for _, s := range situations {
+							v := combined(mode, Protocol(protocol), Persistence(persistence), monitor, f == 1)
+							r := row{at: [6][]string{{mode}, {protocol}, {persistence}, {monitor}, {family}, {s.name}}}
+							for _, k := range switchKinds {
+								text := combination(v, k.caps, s.stage, s.at)
+								var members []string
+								for _, m := range v.Listeners[0].Pool.Members {
+									members = append(members, m.Address.String())
+								}
+								r.cells += " " + note(strings.ReplaceAll(text, strings.Join(members, ", "), "members")) + " |"
 							}
-							r.cells += " " + note(strings.ReplaceAll(text, strings.Join(members, ", "), "members")) + " |"
+							rows = append(rows, r)
 						}
-						rows = append(rows, r)
 					}
 				}
 			}
 		}
 	}
-	for _, dim := range []int{3, 4, 2, 1, 0} {
+	for _, dim := range []int{3, 4, 5, 2, 1, 0} {
 		rows = merge(rows, dim)
 	}
 	var b strings.Builder
@@ -187,17 +200,29 @@ func combinations() string {
 }
 
 // combined is the VIP of a combination.
-func combined(mode string, protocol Protocol, persistence Persistence, six bool) VIP {
+func combined(mode string, protocol Protocol, persistence Persistence, monitor string, six bool) VIP {
 	base, _, sourceNAT := strings.Cut(mode, " with ")
 	v := VIP{Name: "web", Address: netip.MustParseAddr("10.0.0.100"), Mode: Mode(base), SourceNAT: sourceNAT, Enabled: true, OnEmpty: OnEmptyDrop}
-	member, port := "10.0.0.%d", uint16(8080)
+	member, port, source := "10.0.0.%d", uint16(8080), netip.MustParseAddr("10.0.0.251")
 	if six {
-		v.Address, member = netip.MustParseAddr("2001:db8::64"), "2001:db8::%d"
+		v.Address, member, source = netip.MustParseAddr("2001:db8::64"), "2001:db8::%d", netip.MustParseAddr("2001:db8::fb")
 	}
 	if v.Mode == ModeDSR {
 		port = 80
 	}
 	l := Listener{Protocol: protocol, Port: 80, Pool: Pool{Persistence: persistence}}
+	if typ, _, host := strings.Cut(monitor, " via "); typ != "none" {
+		m := &Monitor{Type: MonitorType(typ), Interval: Duration(time.Second), Timeout: Duration(time.Second), Rise: 1, Fall: 1, Via: ViaSwitches, Initial: HealthUnknown}
+		if host {
+			m.Via = ViaHost
+		} else if v.Mode == ModeDSR {
+			m.SourceAddress = source
+		}
+		if m.Type.http() {
+			m.Method, m.Path, m.ExpectedCodes = "GET", "/", "200"
+		}
+		l.Pool.Monitor = m
+	}
 	for i := 1; i <= 2; i++ {
 		l.Pool.Members = append(l.Pool.Members, Member{Address: netip.MustParseAddr(fmt.Sprintf(member, i)), Port: port, Weight: 1, AdminState: AdminUp})
 	}

@@ -3,6 +3,7 @@ package balancer
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fairlead/fairlead/controller"
@@ -32,12 +33,29 @@ type flushes struct {
 // flushMost bounds the connections that are remembered.
 const flushMost = 4 * MaxMembers
 
-// change takes in a new record, or the same at a later time; nil: there is none.
-func (f *flushes) change(old, rec *Record, version uint64, now time.Time) {
+// forget has switches forget the connections of members that a VIP has no more, or that
+// are cut. So are those of UDP with a member that was found down and has no slots: there
+// a client that always sends from one port would have that member for ever, and learn
+// nothing. Those of TCP are for the two ends to give up: the member may be back before.
+func (v *vip) forget(old *Record, now time.Time) {
+	live := v.rec.connections(now)
+	if v.rec != nil && v.rec.VIP.Mode == ModeConntrack {
+		for i, l := range v.rec.Listeners {
+			for j, m := range l.Members {
+				if l.Key.Protocol == UDP && v.standings[i][j].health == HealthDown && !slices.Contains(v.owners[i], m.Index) {
+					delete(live, v.rec.connectionsOf(i, j))
+				}
+			}
+		}
+	}
+	v.flushes.change(old, live, v.version)
+}
+
+// change takes in the connections there are to be from a version on.
+func (f *flushes) change(old *Record, live map[connections]bool, version uint64) {
 	if f.live == nil && old != nil {
 		f.live = old.connections(time.Time{})
 	}
-	live := rec.connections(now)
 	if len(f.live) == 0 && len(live) == 0 && len(f.dead) == 0 {
 		return
 	}
@@ -87,7 +105,6 @@ func (rec *Record) connections(now time.Time) map[connections]bool {
 	if rec == nil || rec.VIP.Mode != ModeConntrack || !rec.VIP.Enabled {
 		return all
 	}
-	zone, _ := controller.Zones(rec.VIP.VLAN)
 	for i, l := range rec.Listeners {
 		doc := rec.VIP.Listeners[i]
 		for j, m := range l.Members {
@@ -95,12 +112,19 @@ func (rec *Record) connections(now time.Time) map[connections]bool {
 			if doc.Pool.Members[j].AdminState == AdminDown || !end.IsZero() && !now.Before(end) {
 				continue
 			}
-			k := connections{zone: zone, protocol: l.Key.Protocol.number(), to: netip.AddrPortFrom(rec.VIP.Address, l.Key.Port), from: m.Key}
-			if !doc.ports().single() {
-				k.to, k.from = netip.AddrPortFrom(k.to.Addr(), 0), netip.AddrPortFrom(k.from.Addr(), 0)
-			}
-			all[k] = true
+			all[rec.connectionsOf(i, j)] = true
 		}
 	}
 	return all
+}
+
+// connectionsOf are those of one member of one listener.
+func (rec *Record) connectionsOf(listener, member int) connections {
+	zone, _ := controller.Zones(rec.VIP.VLAN)
+	l := rec.Listeners[listener]
+	k := connections{zone: zone, protocol: l.Key.Protocol.number(), to: netip.AddrPortFrom(rec.VIP.Address, l.Key.Port), from: l.Members[member].Key}
+	if !rec.VIP.Listeners[listener].ports().single() {
+		k.to, k.from = netip.AddrPortFrom(k.to.Addr(), 0), netip.AddrPortFrom(k.from.Addr(), 0)
+	}
+	return k
 }

@@ -163,6 +163,7 @@ func (a *App) verdict(c *controller.Context, e Verdict) {
 	if was.state != is.state {
 		if a.reown(c, v) {
 			a.dirty(c, v)
+			v.forget(v.rec, c.Now)
 			a.settled(c, v)
 		}
 	}

@@ -122,7 +122,7 @@ func (a *App) cut(c *controller.Context) {
 		}
 		a.planCut(c, v)
 		a.dirty(c, v)
-		v.flushes.change(v.rec, v.rec, v.version, c.Now)
+		v.forget(v.rec, c.Now)
 		a.settled(c, v)
 	}
 }
