@@ -29,10 +29,11 @@ test: test-unit test-e2e
 test-unit: setup
 	$(GO) test -race ./...
 
-# The test binary is built as whoever calls, and run as root. E2E passes options on, as in `make test-e2e E2E=-test.run=Ring`.
+# The test binary is built as whoever calls, and run as root. Its tests wait more than they work, so more of them run
+# beside each other than there are processors. E2E passes options on, as in `make test-e2e E2E=-test.run=Ring`.
 test-e2e: build
 	$(GO) test -c -tags e2e -o bin/e2e.test ./test/e2e
-	$(SUDO) env FAIRLEAD_BIN=$(CURDIR)/bin/fairlead bin/e2e.test -test.v -test.timeout=20m $(E2E)
+	$(SUDO) env FAIRLEAD_BIN=$(CURDIR)/bin/fairlead bin/e2e.test -test.v -test.parallel=4 -test.timeout=20m $(E2E)
 
 # The tests of docs/reliability.md with their larger numbers: an hour or more. SOAK picks some, as in `make soak SOAK=U02`.
 soak: build

@@ -11,11 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/test/ovstest"
 )
 
 // Addresses beside the lab's own network: of a client behind a router, of the session
@@ -81,8 +82,7 @@ func startFRR(t *testing.T, ns *namespace) {
 		require.NoError(t, err)
 		defer log.Close()
 		cmd.Stdout, cmd.Stderr = log, log
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		require.NoError(t, cmd.Start(), "apt-get install frr")
+		require.NoError(t, ovstest.StartDaemon(cmd), "apt-get install frr")
 		t.Cleanup(func() {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
@@ -107,6 +107,7 @@ func routes(t *testing.T, router *namespace) string {
 // goes with the members, clients behind the router are balanced, and a restart of the
 // controller is not noticed.
 func TestRoutersLearnVIPs(t *testing.T) {
+	t.Parallel()
 	l, client, router, options := routedLab(t, 4)
 	for _, h := range l.hosts {
 		h.serveHTTP(8080)

@@ -28,6 +28,7 @@ func (c *controller) fairlead(args ...string) (string, error) {
 // brings the VIPs of its time back, and what the switch holds of later ones goes only
 // when an operator agrees. Traffic of the VIP that both know never stops.
 func TestR10BackupAndRestore(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 4)
 	client, servers := l.hosts[0], l.hosts[1:]
 	for _, h := range servers {

@@ -15,6 +15,7 @@ import (
 // TestSpread follows 4,000 connections of random sources over 10 members while the
 // members, their order and the controller change.
 func TestSpread(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 12)
 	client, servers := l.hosts[0], l.hosts[1:]
 	client.addAddresses(150, 60)
@@ -76,6 +77,7 @@ func TestSpread(t *testing.T) {
 
 // TestSpreadUDP asks the same of UDP, whose ports OVS leaves out of its hash.
 func TestSpreadUDP(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 5)
 	client, servers := l.hosts[0], l.hosts[1:]
 	client.addAddresses(150, 30)
@@ -114,6 +116,7 @@ func TestSpreadUDP(t *testing.T) {
 // TestWeights asks that a member of weight 3 gets three times the connections of
 // one of weight 1, and one of weight 0 none.
 func TestWeights(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 4)
 	client, servers := l.hosts[0], l.hosts[1:]
 	client.addAddresses(150, 30)
@@ -146,6 +149,7 @@ func openSessions(h *host, n int) []*session {
 }
 
 func TestRemovedMemberBreaksOnlyItsOwnConnections(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 5)
 	client, servers := l.hosts[0], l.hosts[1:]
 	for _, h := range servers {
@@ -177,6 +181,7 @@ func TestRemovedMemberBreaksOnlyItsOwnConnections(t *testing.T) {
 }
 
 func TestPortDownWithoutController(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 5)
 	client, servers := l.hosts[0], l.hosts[1:]
 	client.addAddresses(150, 30)

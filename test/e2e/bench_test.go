@@ -15,9 +15,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fairlead/fairlead/test/ovstest"
 )
 
 const (
@@ -230,8 +231,7 @@ func (h *host) runHAProxy(path string, to way) {
 	}
 	cmd := exec.Command("ip", "netns", "exec", h.namespace.name, path, "-db", "-f", file)
 	cmd.Stderr = io.Discard
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := ovstest.StartDaemon(cmd); err != nil {
 		h.t.Fatalf("haproxy: %v (apt-get install haproxy)", err)
 	}
 	h.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })

@@ -14,5 +14,9 @@
 // network namespace of the thread that makes it, so a thread per namespace makes
 // the sockets, and everything else is ordinary Go.
 //
+// Tests run beside each other (t.Parallel), for most of their time is waiting. Those that
+// measure the machine, or give it much to do, have it to themselves: they run first, one
+// after the other.
+//
 // FAIRLEAD_BIN names the binary to test; without it one is built.
 package e2e

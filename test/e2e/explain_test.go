@@ -47,6 +47,7 @@ func (c *controller) explain(protocol string, from, to netip.AddrPort, at string
 // TestExplain asks, of 300 connections over a ring of switches, for the member that
 // then answers; and of datagrams the same.
 func TestExplain(t *testing.T) {
+	t.Parallel()
 	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			if stage == "steer" && testing.Short() {
@@ -122,6 +123,7 @@ func TestExplain(t *testing.T) {
 // TestExplainModes asks the same of every mode, and of connections that keep to the
 // member of their client.
 func TestExplainModes(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.addSwitches(secure, 3, 2)
 	l.addLink("s1", "s2")
@@ -172,6 +174,7 @@ func TestExplainModes(t *testing.T) {
 
 // TestExplainIPv6 asks the same of IPv6 and of a range of ports.
 func TestExplainIPv6(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.addSwitches(secure, 2, 3)
 	l.addLink("s1", "s2")

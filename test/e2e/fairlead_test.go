@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fairlead/fairlead/test/ovstest"
 )
 
 // restAddress is where the controller serves REST, inside the lab's own namespace.
@@ -111,8 +113,7 @@ func (c *controller) launch() {
 		"--openflow", controllerAddress, "--http", restAddress, "--data", c.data, "--stage", c.stage}
 	c.cmd = exec.Command("ip", append(args, c.flags...)...)
 	c.cmd.Stdout, c.cmd.Stderr = log, log
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := c.cmd.Start(); err != nil {
+	if err := ovstest.StartDaemon(c.cmd); err != nil {
 		c.t.Fatalf("controller: start: %v", err)
 	}
 	done := make(chan struct{})

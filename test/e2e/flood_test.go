@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/ofproto/packet"
 )
 
 // flood sends frames out of the host's device at a rate, for a time, and returns how
@@ -188,4 +192,73 @@ func TestZ01PacketInFlood(t *testing.T) {
 		require.LessOrEqual(t, lost[name], lost["known source"]+0.02, name)
 	}
 	require.LessOrEqual(t, lost["unknown sources"], lost["unknown sources, no controller"]+0.1)
+}
+
+// TestL12ResolutionFlood has one host ask for the VIP's hardware address 20,000 times a
+// second, by ARP and by neighbour solicitation, in the name of 10,000 others: the switch
+// answers, and clients of the VIP connect as before.
+func TestL12ResolutionFlood(t *testing.T) {
+	const offered, names = 20_000, 10_000
+	span := time.Duration(scale(3, 20)) * time.Second
+	for _, six := range []bool{false, true} {
+		t.Run(fmt.Sprintf("IPv6=%v", six), func(t *testing.T) {
+			l := singleLab(t, secure, 5)
+			address := vip
+			if six {
+				l.useIPv6()
+				address = vip6
+			}
+			client, servers, attacker := l.hosts[0], l.hosts[1:4], l.hosts[4]
+			for _, h := range servers {
+				h.serveHTTP(8080)
+			}
+			c := l.control("managed")
+			l.sweep()
+			c.apply("web", document(address, "tcp", 80, 0, 8080, servers...))
+
+			// The sender is in the message, and in IPv6 in the header too, whose checksum
+			// goes by what is changed.
+			mac := attacker.hardware()
+			frame := packet.AppendARPRequest(nil, mac, netip.MustParseAddr("10.20.0.0"), address)
+			n := uint16(0)
+			next := func(f []byte) { n++; binary.BigEndian.PutUint16(f[30:], n%names) }
+			if six {
+				var frames [][]byte
+				for i := range names {
+					from := netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 14: byte(i >> 8), 15: byte(i), 12: 0x20})
+					frames = append(frames, packet.AppendNeighborSolicitation(nil, mac, from, address))
+				}
+				frame = slices.Clone(frames[0])
+				next = func(f []byte) { n++; copy(f, frames[n%names]) }
+			}
+			_, up := l.tap.snapshot()
+			packets, answers := up[typePacketIn], attacker.received(t)
+			over := make(chan int, 1)
+			go func() { over <- attacker.flood(frame, offered, span, next) }()
+			served, failed, sent := 0, 0, 0
+			for seed := uint64(1); sent == 0; seed++ {
+				good, bad := client.attempts(client.request, netip.AddrPortFrom(address, 80), client.sources(100, seed))
+				served, failed = served+len(good), failed+len(bad)
+				select {
+				case sent = <-over:
+				default:
+				}
+			}
+			answers = attacker.received(t) - answers
+			_, up = l.tap.snapshot()
+			t.Logf("%d asked in %s, %d answered, %d packets to the controller; %d new connections, %d failed",
+				sent, span, answers, up[typePacketIn]-packets, served, failed)
+			require.LessOrEqual(t, failed*1000, served, "99.9 % connect")
+			require.LessOrEqual(t, up[typePacketIn]-packets, 5000*int(span.Seconds()), "what the meters let through")
+			require.GreaterOrEqual(t, answers, sent/2, "the switch answers by itself")
+		})
+	}
+}
+
+// received is how many frames the host's device has taken in.
+func (h *host) received(t *testing.T) (n int) {
+	t.Helper()
+	_, err := fmt.Sscan(h.run(t, "cat", "/sys/class/net/eth0/statistics/rx_packets"), &n)
+	require.NoError(t, err)
+	return n
 }

@@ -15,6 +15,7 @@ import (
 // switch was programmed from, then with an old copy of the right one: nothing may
 // be written, and the VIP serves on, until an operator confirms.
 func TestU15MistakenStore(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 4)
 	client, servers := l.hosts[0], l.hosts[1:]
 	for _, h := range servers {

@@ -16,6 +16,7 @@ import (
 // written here: what they see is the network's doing, not Fairlead's.
 
 func TestLabTreeForwards(t *testing.T) {
+	t.Parallel()
 	l := treeLab(t, standalone, 2)
 	l.sweep()
 	for name, copies := range l.broadcast(l.host("h1"), 50) {
@@ -30,6 +31,7 @@ func TestLabTreeForwards(t *testing.T) {
 }
 
 func TestLabRingLinksCutAndMend(t *testing.T) {
+	t.Parallel()
 	l := ringLab(t, secure, 1)
 	require.Len(t, l.links, 4)
 	for _, k := range l.links {
@@ -43,6 +45,7 @@ func TestLabRingLinksCutAndMend(t *testing.T) {
 // TestLabSelectGroup balances by flows and groups written by hand, in the shape
 // that the design gives them: equal slots that watch members.
 func TestLabSelectGroup(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 5)
 	client, servers := l.host("h1"), l.hosts[1:]
 	client.addAddresses(150, 20)
@@ -125,6 +128,7 @@ func TestLabStreamCountsLosses(t *testing.T) {
 }
 
 func TestLabHostMoves(t *testing.T) {
+	t.Parallel()
 	l := treeLab(t, standalone, 1)
 	l.sweep()
 	a, b := l.host("h1"), l.host("h2")

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"log"
 	"math"
 	"net"
 	"net/http"
@@ -368,6 +369,7 @@ func (l *lab) reactions() func() (groupMods int, worst time.Duration) {
 // 0.7 s, with the most nervous of monitors: they are taken out and kept out, and the
 // clients of the others notice nothing.
 func TestHealthFlapping(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 9)
 	client := l.hosts[0]
 	client.addAddresses(150, 30)
@@ -450,6 +452,7 @@ func TestHealthFlapping(t *testing.T) {
 // TestHealthOverRestart: a restart changes nothing in a switch and fails no request of
 // members that are monitored; one that died meanwhile is found.
 func TestHealthOverRestart(t *testing.T) {
+	t.Parallel()
 	l, c, client, servers := twoSwitches(t, "managed")
 	c.must("PUT", "/v1/vips/web", monitored("tcp", everyHalf("http"), members(8080, hostsOf(servers)...)))
 	c.allUp("web")
@@ -583,7 +586,8 @@ func (k *kinds) serve() {
 	})
 	plain, web, secure := listen("tcp"), listen("http"), tls.NewListener(listen("https"), k.cert.TLS)
 	go func() { _ = http.Serve(web, handler) }()
-	go func() { _ = http.Serve(secure, handler) }()
+	quiet := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)} // monitors end connections without more ado
+	go func() { _ = quiet.Serve(secure) }()
 	k.end = []func(){func() { plain.Close() }, func() { web.Close() }, func() { secure.Close() }}
 	for _, network := range []string{"udp4", "udp6", "ip4:132", "ip6:132"} {
 		address := ""
@@ -640,6 +644,7 @@ func acceptSCTP(c net.PacketConn) {
 // through the switches from the VIP's address and from one of its own, and from the
 // controller's own network.
 func TestHealthOfEveryKind(t *testing.T) {
+	t.Parallel()
 	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l := newLab(t)
@@ -651,13 +656,7 @@ func TestHealthOfEveryKind(t *testing.T) {
 			k.cert.StartTLS()
 			t.Cleanup(k.cert.Close)
 			// The controller's own network is joined to s1 like a host.
-			run(t, "ip", "-n", l.ns.name, "link", "add", "ctl", "type", "veth", "peer", "name", "s1-ctl")
-			l.ns.run(t, "ethtool", "-K", "ctl", "tx", "off")
-			l.ns.sysctl(t, "net/ipv6/conf/ctl/disable_ipv6", "0")
-			run(t, "ip", "-n", l.ns.name, "addr", "add", "10.0.0.240/24", "dev", "ctl")
-			run(t, "ip", "-n", l.ns.name, "addr", "add", "2001:db8::240/64", "dev", "ctl", "nodad")
-			run(t, "ip", "-n", l.ns.name, "link", "set", "ctl", "up")
-			l.plug("s1", "s1-ctl")
+			l.joinController("s1")
 			k.sysctl(t, "net/ipv6/conf/eth0/disable_ipv6", "0")
 			run(t, "ip", "-n", k.namespace.name, "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
 			k.serve()
@@ -737,6 +736,7 @@ func TestHealthOfEveryKind(t *testing.T) {
 // TestHealthInVLAN probes members of a VLAN, on a trunk and behind an access port,
 // from the VIP's address and from one of the monitor's own.
 func TestHealthInVLAN(t *testing.T) {
+	t.Parallel()
 	for _, own := range []string{"", "10.0.0.251"} {
 		t.Run("source "+own, func(t *testing.T) {
 			l := singleLab(t, secure, 3)
@@ -764,6 +764,7 @@ func TestHealthInVLAN(t *testing.T) {
 
 // TestHealthInModes probes members of a VIP in each mode, and takes one that fails out.
 func TestHealthInModes(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"nat", "conntrack", "dsr"} {
 		t.Run(mode, func(t *testing.T) {
 			l := singleLab(t, secure, 4)
@@ -841,6 +842,7 @@ func TestHealthUnderFlood(t *testing.T) {
 // TestHealthAtAnotherAddress probes members at an address and port of their own for
 // monitors, which nobody else has asked for.
 func TestHealthAtAnotherAddress(t *testing.T) {
+	t.Parallel()
 	_, c, client, servers := twoSwitches(t, "managed")
 	var list []fields
 	for i, f := range servers {

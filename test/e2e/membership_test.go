@@ -58,6 +58,7 @@ func alive(t *testing.T, open []*session, gone ...string) (lost int) {
 
 // L-01: one of eight members is removed, then one drained, under 200 open connections.
 func TestL01RemoveAndDrain(t *testing.T) {
+	t.Parallel()
 	_, c, client, servers := eight(t)
 	c.put("web", web(members(8080, servers...)))
 	sources := client.sources(2000, 1)
@@ -83,6 +84,7 @@ func TestL01RemoveAndDrain(t *testing.T) {
 
 // L-02: a member is added, a weight doubled, a canary of 5 % begun.
 func TestL02OnlyWhatMustMoves(t *testing.T) {
+	t.Parallel()
 	_, c, client, servers := eight(t)
 	seven, eighth := servers[:7], servers[7]
 	c.put("web", web(members(8080, seven...)))
@@ -283,6 +285,7 @@ func (h *host) refused(dst netip.AddrPort) (time.Duration, error) {
 
 // L-05: the ports of all members go down, then one comes up.
 func TestL05AllMembersDown(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []string{"drop", "reject"} {
 		t.Run(policy, func(t *testing.T) {
 			l := singleLab(t, secure, 5)
@@ -346,6 +349,7 @@ func TestL05AllMembersDown(t *testing.T) {
 
 // A listener without members is refused in every mode that has no member to ask.
 func TestOnEmptyReject(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"nat", "dsr", "conntrack"} {
 		for _, six := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, IPv6=%v", mode, six), func(t *testing.T) {
@@ -406,6 +410,7 @@ func isTimeout(err error) bool {
 // The switch answers ping itself: with and without the controller, in both stages and
 // families, though nobody serves.
 func TestPing(t *testing.T) {
+	t.Parallel()
 	for _, stage := range stages() {
 		for _, six := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, IPv6=%v", stage, six), func(t *testing.T) {
@@ -439,6 +444,7 @@ func TestPing(t *testing.T) {
 // L-08: an ICMP error that a member's kernel sends, or a router about what a member sent,
 // reaches whom it is for.
 func TestL08ICMPErrors(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"nat", "conntrack"} {
 		for _, six := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, IPv6=%v", mode, six), func(t *testing.T) {
@@ -520,6 +526,7 @@ func (h *host) inject(frame []byte) {
 
 // L-14: a VIP is deleted under 200 live connections.
 func TestL14DeleteUnderTraffic(t *testing.T) {
+	t.Parallel()
 	l, c, client, servers := eight(t)
 	c.put("web", web(members(8080, servers[:7]...)))
 	l.sweep()

@@ -82,6 +82,7 @@ func lineLab(t *testing.T, n int) *lab {
 // that no new one arrives there; that a removed member takes no others with it; and that
 // down cuts.
 func TestConntrackDrain(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 6)
 	client, servers := l.hosts[0], l.hosts[1:]
 	client.addAddresses(150, 20)
@@ -158,6 +159,7 @@ func TestConntrackDrain(t *testing.T) {
 // TestConntrackDrainTimeout asks that connections are cut when a member has drained for
 // as long as it may, over a restart too.
 func TestConntrackDrainTimeout(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 3)
 	client, servers := l.hosts[0], l.hosts[1:]
 	for _, h := range servers {
@@ -240,6 +242,7 @@ func (h *host) serveEchoAt(at netip.AddrPort) {
 // TestConntrackHairpin asks that members are clients of their own VIP, and hosts behind
 // one port with members.
 func TestConntrackHairpin(t *testing.T) {
+	t.Parallel()
 	for _, stage := range []string{"managed", "steer"} {
 		t.Run(stage, func(t *testing.T) {
 			l := singleLab(t, secure, 2)
@@ -272,6 +275,7 @@ func TestConntrackHairpin(t *testing.T) {
 // TestConntrackLine asks for every way through several switches: with and without
 // source_nat, the states of connections where packets come in.
 func TestConntrackLine(t *testing.T) {
+	t.Parallel()
 	for _, sourceNAT := range []bool{false, true} {
 		t.Run(fmt.Sprintf("source_nat=%v", sourceNAT), func(t *testing.T) {
 			l := lineLab(t, 3)
@@ -341,6 +345,7 @@ func TestConntrackRing(t *testing.T) {
 // TestConntrackSharedMember asks that several VIPs have one member address and port, and
 // that connections to both from one source do not get mixed up.
 func TestConntrackSharedMember(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 3)
 	client, servers := l.hosts[0], l.hosts[1:]
 	for _, h := range servers {
@@ -389,6 +394,7 @@ func (h *host) openShared(src, dst netip.AddrPort) (*session, error) {
 // TestConntrackICMPErrors asks that an ICMP error finds its way through translation: one
 // of a member to the client, and one of a router on the client's side to the member.
 func TestConntrackICMPErrors(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 2)
 	client, server := l.hosts[0], l.hosts[1]
 	c := l.control("managed")
@@ -450,6 +456,7 @@ func icmpTooBig(t *testing.T, from *host, mac string, quoted []byte, mtu uint16)
 // TestDSR asks that members with the VIP on their loopback serve in mode dsr, over
 // several switches, and see the clients' own addresses.
 func TestDSR(t *testing.T) {
+	t.Parallel()
 	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l := lineLab(t, 3)
@@ -494,6 +501,7 @@ func TestDSR(t *testing.T) {
 
 // TestDSRCarelessMember asks that a member that claims the VIP in ARP does not get it.
 func TestDSRCarelessMember(t *testing.T) {
+	t.Parallel()
 	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l := lineLab(t, 2)
@@ -541,6 +549,7 @@ func gratuitous(mac packet.MAC, addr netip.Addr, op uint16) []byte {
 
 // TestAllowedCIDRs asks that others than those allowed get no answer, by every method.
 func TestAllowedCIDRs(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"nat", "dsr", "conntrack"} {
 		t.Run(mode, func(t *testing.T) {
 			l := singleLab(t, secure, 4)
@@ -596,6 +605,7 @@ func TestAllowedCIDRs(t *testing.T) {
 // TestConnectionRate asks that no more connections than the limit are made in a second,
 // and that those there are go on.
 func TestConnectionRate(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"nat", "conntrack"} {
 		t.Run(mode, func(t *testing.T) {
 			const rate = 40
@@ -634,6 +644,7 @@ func TestConnectionRate(t *testing.T) {
 // TestPersistence asks of real switches what persistence promises: 2,000 clients, which
 // differ in their higher bits too.
 func TestPersistence(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"nat", "conntrack"} {
 		t.Run(mode, func(t *testing.T) {
 			l := singleLab(t, secure, 6)
@@ -696,6 +707,7 @@ func TestPersistence(t *testing.T) {
 
 // TestUDPSpread asks that the flows of one client are spread whatever ports it takes.
 func TestUDPSpread(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"nat", "conntrack"} {
 		t.Run(mode, func(t *testing.T) {
 			l := singleLab(t, secure, 5)
@@ -727,6 +739,7 @@ func TestUDPSpread(t *testing.T) {
 // TestModesReadBack asks that what is read back from switches is what was written, in every
 // mode: a restart sends nothing.
 func TestModesReadBack(t *testing.T) {
+	t.Parallel()
 	for _, stage := range stages() {
 		t.Run(stage, func(t *testing.T) {
 			l := singleLab(t, secure, 4)
@@ -769,6 +782,7 @@ func TestModesReadBack(t *testing.T) {
 
 // TestModeChanges asks that a VIP serves on in another mode, from any to any.
 func TestModeChanges(t *testing.T) {
+	t.Parallel()
 	l := singleLab(t, secure, 4)
 	client, servers := l.hosts[0], l.hosts[1:]
 	for _, h := range servers {
@@ -786,6 +800,7 @@ func TestModeChanges(t *testing.T) {
 // TestConntrackSteerRefused asks that a switch whose members are at another one, in stage
 // steer, refuses the mode with the reason, where replies need not come by it.
 func TestConntrackSteerRefused(t *testing.T) {
+	t.Parallel()
 	l := lineLab(t, 2)
 	server := l.host("h4")
 	server.serveHTTP(8080)

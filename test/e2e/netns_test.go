@@ -24,6 +24,7 @@ import (
 type namespace struct {
 	name string
 	work chan func()
+	gone chan struct{} // closed at the end of the test
 }
 
 var namespaces atomic.Int32
@@ -34,6 +35,7 @@ func newNamespace(t testing.TB, label string) *namespace {
 	ns := &namespace{
 		name: fmt.Sprintf("fl%d-%d-%s", os.Getpid(), namespaces.Add(1), label),
 		work: make(chan func()),
+		gone: make(chan struct{}),
 	}
 	run(t, "ip", "netns", "add", ns.name)
 	t.Cleanup(func() { run(t, "ip", "netns", "del", ns.name) })
@@ -44,14 +46,19 @@ func newNamespace(t testing.TB, label string) *namespace {
 		// goroutine ever runs in the namespace by accident.
 		runtime.LockOSThread()
 		entered <- enter(ns.name)
-		for f := range ns.work {
-			f()
+		for {
+			select {
+			case f := <-ns.work:
+				f()
+			case <-ns.gone:
+				return
+			}
 		}
 	}()
 	if err := <-entered; err != nil {
 		t.Fatalf("enter namespace %s: %v", ns.name, err)
 	}
-	t.Cleanup(func() { close(ns.work) })
+	t.Cleanup(func() { close(ns.gone) })
 
 	// No IPv6: its router solicitations and multicast reports would be traffic
 	// that no test asked for.
@@ -70,11 +77,16 @@ func enter(name string) error {
 	return unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
 }
 
-// do runs f on the namespace's thread; f must not block.
+// do runs f on the namespace's thread; f must not block. It ends the goroutine that calls
+// it when the test is over, as after a failure that others have not heard of.
 func (ns *namespace) do(f func()) {
 	done := make(chan struct{})
-	ns.work <- func() { defer close(done); f() }
-	<-done
+	select {
+	case ns.work <- func() { defer close(done); f() }:
+		<-done
+	case <-ns.gone:
+		runtime.Goexit()
+	}
 }
 
 // sysctl sets a value under /proc/sys, where net/ is the namespace's own.

@@ -76,6 +76,7 @@ func ringWithService(t *testing.T) (l *lab, c *controller, clients, servers []*h
 }
 
 func TestRingServesFromEverySwitch(t *testing.T) {
+	t.Parallel()
 	l, c, clients, servers := ringWithService(t)
 	c.put("web", web(members(8080, servers...)))
 	for _, h := range clients {
@@ -156,6 +157,7 @@ func TestRingHealsACutLink(t *testing.T) {
 }
 
 func TestTreeServes(t *testing.T) {
+	t.Parallel()
 	l := treeLab(t, secure, 3)
 	client, servers := l.host("h1"), l.hosts[1:]
 	for _, h := range servers {
@@ -205,6 +207,7 @@ func (l *lab) learned() bool {
 const probeMAC = "02:46:4c:00:00:01"
 
 func TestObserveChangesNothing(t *testing.T) {
+	t.Parallel()
 	l, operator := normalLab(t)
 	require.Len(t, operator, 2)
 	watcher := l.host("h4")
@@ -239,6 +242,7 @@ func TestObserveChangesNothing(t *testing.T) {
 }
 
 func TestSteerAddsVIPs(t *testing.T) {
+	t.Parallel()
 	l, operator := normalLab(t)
 	client, servers := l.hosts[0], l.hosts[1:]
 	for _, h := range servers {

@@ -136,6 +136,7 @@ func small(t *testing.T, n int) (l *lab, c *controller, clients, servers []*host
 
 // TestU07BothRestart restarts switch and controller in every order.
 func TestU07BothRestart(t *testing.T) {
+	t.Parallel()
 	l, c, clients, _ := small(t, 3)
 	client := clients[0]
 	flows, groups := l.ovs.DumpFlows("s1"), l.ovs.DumpGroups("s1")
@@ -176,6 +177,7 @@ func TestU07BothRestart(t *testing.T) {
 
 // TestU09ControllerAbsent leaves the switch alone for long; a member fails meanwhile.
 func TestU09ControllerAbsent(t *testing.T) {
+	t.Parallel()
 	l, c, clients, servers := small(t, 4)
 	client := clients[0]
 	client.addAddresses(150, 20)
@@ -220,6 +222,7 @@ func TestU09ControllerAbsent(t *testing.T) {
 
 // TestU12CrashLoop has the controller die three seconds after each start.
 func TestU12CrashLoop(t *testing.T) {
+	t.Parallel()
 	l, c, clients, _ := small(t, 4)
 	stream := spreadStream(t, clients, func(int) netip.AddrPort { return service(53) })
 	stream.flows(t, 200)
@@ -246,6 +249,7 @@ func TestU12CrashLoop(t *testing.T) {
 // TestU16StoreNotReady starts the controller while its store cannot be opened: the
 // switch must not see it before it has read all that is stored.
 func TestU16StoreNotReady(t *testing.T) {
+	t.Parallel()
 	l, c, clients, _ := small(t, 4)
 	stream := spreadStream(t, clients, func(int) netip.AddrPort { return service(53) })
 	c.stop()

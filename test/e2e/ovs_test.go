@@ -16,11 +16,12 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/test/ovstest"
 )
 
 // db is the lab's OVSDB as an endpoint.
@@ -226,8 +227,7 @@ func TestOVSAdoptAfterAnotherController(t *testing.T) {
 	command := exec.Command("ip", "netns", "exec", l.ns.name, "ovs-testcontroller", "--wildcards", "--max-idle=permanent",
 		"--unixctl="+l.ovs.Dir+"/other.ctl", "ptcp:6655:127.0.0.1")
 	command.Env = append(os.Environ(), "OVS_RUNDIR="+l.ovs.Dir, "OVS_LOGDIR="+l.ovs.Dir)
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	require.NoError(t, command.Start())
+	require.NoError(t, ovstest.StartDaemon(command))
 	t.Cleanup(func() { _ = command.Process.Kill(); _ = command.Wait() })
 	l.ovs.Vsctl("set-fail-mode", "s1", "secure", "--", "set-controller", "s1", "tcp:"+other, "--", "set", "bridge", "s1", "protocols=OpenFlow10,OpenFlow13")
 	l.ovs.Eventually("the other controller has the bridge", func() bool { return l.ovs.Connected("s1") })
@@ -276,6 +276,7 @@ func TestU11AddressOfTheController(t *testing.T) {
 // TestC18DatapathIDStays adds and removes ports whose addresses would make another
 // datapath id of a bridge that has none of its own, in-band control on.
 func TestC18DatapathIDStays(t *testing.T) {
+	t.Parallel()
 	l := bareLab(t, 3)
 	l.sweep()
 	add := func(i int) {
@@ -316,6 +317,7 @@ func TestC18DatapathIDStays(t *testing.T) {
 // TestOVSPortsByName finds ports by what an orchestrator calls them, and follows them to
 // other numbers.
 func TestOVSPortsByName(t *testing.T) {
+	t.Parallel()
 	l := bareLab(t, 2)
 	l.sweep()
 	h, dpid := l.host("h1"), l.dpid()
@@ -344,6 +346,7 @@ func TestOVSPortsByName(t *testing.T) {
 // TestOVSFiftyBridges adopts fifty bridges in one command, one of them under traffic,
 // and releases them.
 func TestOVSFiftyBridges(t *testing.T) {
+	t.Parallel()
 	const n = 50
 	l := bareLab(t, 2)
 	l.sweep()
@@ -370,16 +373,22 @@ func TestOVSFiftyBridges(t *testing.T) {
 // finishes, or nothing has happened. Killed in the moment in which Open vSwitch has
 // forgotten its flows, the bridge waits for the next one.
 func TestOVSControllerKilledMidAdoption(t *testing.T) {
+	t.Parallel()
 	l := bareLab(t, 2)
 	l.sweep()
 	before := l.written()
 	c := l.serving("observe")
 	for i := range scale(6, 50) {
-		began := make(chan struct{})
-		go func() { close(began); _, _, _ = c.cli("ovs", "adopt", l.db(), "s1", "--stage", "steer") }()
+		began, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			close(began)
+			_, _, _ = c.cli("ovs", "adopt", l.db(), "s1", "--stage", "steer")
+		}()
 		<-began
 		time.Sleep(time.Duration(5+10*i) * time.Millisecond) // at another point each time
 		c.kill()
+		<-ended // it is not to ask the next one
 		c.launch()
 		var list struct {
 			Items []struct {

@@ -86,6 +86,7 @@ func (l *lab) once(t *testing.T) {
 // TestT12CableAndBridgeSideBySide joins two managed switches by a cable and by a legacy
 // bridge, then plugs the bridge in once more while broadcasts are under way.
 func TestT12CableAndBridgeSideBySide(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.addSwitches(secure, 2, 2)
 	l.addLink("s1", "s2")
@@ -150,6 +151,7 @@ func TestT12CableAndBridgeSideBySide(t *testing.T) {
 // TestT17HubOfThree has three managed switches with nothing between them but one legacy
 // bridge that passes on all, LLDP too. One leaves, and comes back.
 func TestT17HubOfThree(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.addSwitches(secure, 3, 1)
 	l.addBridge("hub")

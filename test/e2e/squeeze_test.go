@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,6 +51,7 @@ func fill(t *testing.T, dir string) (filler string) {
 // TestR03StoreWithoutRoom fills the disk of the store under traffic: writes are refused
 // with the reason and change nothing, what serves goes on, and with room again all is well.
 func TestR03StoreWithoutRoom(t *testing.T) {
+	t.Parallel()
 	l, c, clients, _ := small(t, 3)
 	c.stop()
 	smallDisk(t, c.data, 2048)
@@ -90,6 +92,7 @@ func TestR03StoreWithoutRoom(t *testing.T) {
 // TestZ06LogWithoutRoom has the log on a full disk, from the start and later: the
 // controller does all that it does.
 func TestZ06LogWithoutRoom(t *testing.T) {
+	t.Parallel()
 	_, c, clients, servers := small(t, 3)
 	c.stop()
 	dir := filepath.Join(filepath.Dir(c.log), "full")
@@ -202,6 +205,7 @@ func TestZ04LittleProcessorAndMemory(t *testing.T) {
 // TestU08PowerCycle ends everything at once, switches, controller and hosts' ports, and
 // starts it again in any order: the VIP serves without anybody's help, and nothing loops.
 func TestU08PowerCycle(t *testing.T) {
+	t.Parallel()
 	l, c, clients, servers := ringWithService(t)
 	c.put("web", vipDoc{Address: vip.String(), Listeners: []listenerDoc{listener("udp", 53, members(5353, servers...))}})
 	random := seeded(t)
@@ -243,6 +247,7 @@ func TestU08PowerCycle(t *testing.T) {
 // TestU11ControllerAddressChanges changes where the switch finds its controller, the ways
 // that Open vSwitch survives, and then the one that it does not.
 func TestU11ControllerAddressChanges(t *testing.T) {
+	t.Parallel()
 	l, c, clients, _ := small(t, 3)
 	groups := len(l.ovs.DumpGroups("s1"))
 	stream := spreadStream(t, clients, func(int) netip.AddrPort { return service(53) })
@@ -280,6 +285,7 @@ func TestU11ControllerAddressChanges(t *testing.T) {
 // network, as it must not have, with the default addresses: hosts reach none of its
 // ports, and the one of OpenFlow closes before a byte is said.
 func TestX08DataNetworkReachesNothing(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.addSwitch("s1", secure)
 	h := l.addHost("s1")
@@ -315,4 +321,107 @@ func TestX08DataNetworkReachesNothing(t *testing.T) {
 	log, err := os.ReadFile(c.log)
 	require.NoError(t, err)
 	require.Contains(t, string(log), "plain TCP from another machine refused")
+}
+
+// TestS04TableFull has a table of Open vSwitch hold 1,000 entries where 1,500 are wanted:
+// what fits serves and goes on serving, what does not says why and is not tried all the
+// time; entries are replaced though there is room for none; with room all serve.
+func TestS04TableFull(t *testing.T) {
+	t.Parallel()
+	const limit, wanted = 1000, 1500
+	l, c, clients, servers := small(t, 3)
+	client := clients[0]
+	table2 := func() int { return len(l.ovs.DumpFlows("s1", "table=2")) }
+	each := -table2()
+	names := []string{}
+	doc := func(i, port int) vipDoc {
+		return vipDoc{Address: fmt.Sprintf("10.0.%d.%d", 1+i/250, 1+i%250), Listeners: []listenerDoc{listener("tcp", 80, members(uint16(port), servers...))}}
+	}
+	at := func(i int) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(doc(i, 1).Address), 80) }
+	add := func() {
+		i := len(names)
+		names = append(names, fmt.Sprintf("vip-%d", i))
+		c.must("PUT", "/v1/vips/"+names[i], doc(i, 10000+i))
+	}
+	var ports []uint16
+	for p := 10000; p < 10000+wanted/4; p++ {
+		ports = append(ports, uint16(p))
+	}
+	for _, h := range servers {
+		h.serveHTTP(ports...)
+		h.serveHTTP(9999)
+	}
+	run(t, "ip", "-n", client.namespace.name, "route", "add", "10.0.0.0/16", "dev", "eth0")
+	for _, h := range servers {
+		run(t, "ip", "-n", h.namespace.name, "route", "add", "10.0.0.0/16", "dev", "eth0")
+	}
+	add()
+	c.installed(names[0])
+	each += table2()
+	l.ovs.Vsctl("--", "--id=@t", "create", "flow_table", fmt.Sprintf("flow_limit=%d", limit), "overflow_policy=refuse", "--", "set", "bridge", "s1", "flow_tables:2=@t")
+	for len(names)*each < wanted {
+		add()
+	}
+	var in, out []int
+	sort := func() bool {
+		in, out = nil, nil
+		for i, name := range names {
+			var s vipState
+			c.rest("GET", "/v1/vips/"+name, nil, &s)
+			switch {
+			case len(s.Status.Switches) != 1 || s.Status.Switches[0].State == "pending":
+				return false
+			case s.Status.Switches[0].State == "installed":
+				in = append(in, i)
+			default:
+				require.Contains(t, s.Status.Switches[0].Reason, "TABLE_FULL", name)
+				out = append(out, i)
+			}
+		}
+		return true
+	}
+	c.wait("every VIP is served or says why not", func() bool { return sort() && len(out) > 0 })
+	serve := func(list []int) {
+		for _, i := range list {
+			_, err := client.request(netip.AddrPort{}, at(i))
+			require.NoError(t, err, "%s, which is installed", names[i])
+		}
+	}
+	t.Logf("%d VIPs of %d entries: %d serve, %d say why not; the table has %d of %d", len(names), each, len(in), len(out), table2(), limit)
+	require.GreaterOrEqual(t, table2(), limit-each)
+	serve(in)
+
+	refused := func() int { _, up := l.tap.snapshot(); return up[1] }
+	before, began := refused(), time.Now()
+	for time.Since(began) < time.Duration(scale(11, 60))*time.Second {
+		serve(in[:10])
+	}
+	tries := refused() - before
+	t.Logf("refused %d times in %s", tries, time.Since(began).Round(time.Second))
+	require.LessOrEqual(t, tries, 1+int(time.Since(began)/(10*time.Second)), "one attempt in 10 s")
+
+	// 200 entries are replaced though there is no room: those of the members' ports.
+	stream := spreadStream(t, clients, func(int) netip.AddrPort { return service(53) })
+	replaced := in[1 : 1+200/len(servers)]
+	for n, i := range replaced {
+		c.must("PUT", "/v1/vips/"+names[i], doc(i, 10000+wanted/4-1-n))
+	}
+	c.wait("they are replaced", func() bool { return sort() && subset(replaced, in) })
+	serve(in)
+
+	// Room for all: the least wanted go, and those that waited take it.
+	r := stream.finish()
+	t.Logf("UDP meanwhile: %v", r)
+	require.Zero(t, r.lost())
+	began = time.Now()
+	l.ovs.Vsctl("remove", "bridge", "s1", "flow_tables", "2")
+	c.wait("all serve", func() bool { return sort() && len(out) == 0 })
+	t.Logf("all serve %s after there is room", time.Since(began).Round(10*time.Millisecond))
+	require.LessOrEqual(t, time.Since(began), 15*time.Second)
+	serve(in)
+}
+
+// subset says whether all of a are in b.
+func subset(a, b []int) bool {
+	return !slices.ContainsFunc(a, func(i int) bool { return !slices.Contains(b, i) })
 }

@@ -39,6 +39,7 @@ func (c *controller) traffic(name string) trafficDoc {
 // TestStats compares the counters of a VIP with the requests that its members served,
 // over a ring of switches and over a restart of the controller.
 func TestStats(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.addSwitches(secure, 3, 2)
 	l.addLink("s1", "s2")
@@ -88,9 +89,10 @@ func TestStats(t *testing.T) {
 		c.kill()
 		c.start()
 		c.serves("web")
-		after := c.traffic("web").Listeners[0]
-		require.GreaterOrEqual(t, after.Packets, l.Packets, "what the switches have counted is taken over")
-		require.GreaterOrEqual(t, *after.NewConnections, *l.NewConnections)
+		c.wait("what the switches have counted is taken over", func() bool {
+			after := c.traffic("web").Listeners[0]
+			return after.Packets >= l.Packets && *after.NewConnections >= *l.NewConnections
+		})
 		c.must("DELETE", "/v1/vips/web?wait=10s", nil)
 	}
 }

@@ -390,15 +390,13 @@ type process struct {
 func (o *OVS) spawn(name string, args ...string) *process {
 	o.t.Helper()
 	cmd := o.command(context.Background(), name, args...)
-	// A test binary that dies without its cleanup (a timeout, a SIGKILL) takes its daemons with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := os.OpenFile(o.path(name+".out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		o.t.Fatalf("ovstest: start %s: %v", name, err)
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
+	if err := StartDaemon(cmd); err != nil {
 		o.t.Fatalf("ovstest: start %s: %v", name, err)
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}
