@@ -23,6 +23,9 @@ const (
 	// is on its way, and a switch that comes back empty has work at once.
 	planFirst = 64
 	planGrows = 8
+	// aheadStep is how many messages are compiled between two looks at whether the switch
+	// waits for the next word.
+	aheadStep = 64
 	// auditEvery is how often a switch is read back although nothing is known to be
 	// wrong, give or take a third.
 	auditEvery = 45 * time.Second
@@ -131,6 +134,8 @@ type worker struct {
 	retries      map[flowtable.PartKey]retry
 	removedInAir []removedFlow // entries of parts in the air that were removed
 	air          *flight       // committed, and not landed; nil: none
+	next         *flight       // launched, and not committed; nil: none
+	lead         int           // about how many messages are compiled and not planned
 	window       int           // how many messages the next plan holds
 	last         *flight       // that landed
 	lastTook     time.Duration
@@ -160,20 +165,20 @@ func (w *worker) step(ctx context.Context) error {
 				return err
 			}
 		}
-		next, err := w.next(ctx)
-		if err != nil {
+		if err := w.plan(ctx); err != nil {
 			return err
 		}
+		w.ahead(ctx)
 		if w.air != nil {
-			if next, err = w.land(ctx, next); err != nil {
+			if err := w.land(ctx); err != nil {
 				return err
 			}
 		}
-		if next != nil {
-			if err := w.commit(ctx, next); err != nil {
+		if w.next != nil {
+			if err := w.commit(ctx, w.next); err != nil {
 				return err
 			}
-			w.air = next
+			w.air, w.next = w.next, nil
 			continue
 		}
 		if w.table.Dirty() || w.due() {
@@ -187,23 +192,28 @@ func (w *worker) step(ctx context.Context) error {
 	}
 }
 
-// next makes a plan of what is dirty. Where the switch has bundles it is launched, even
+// plan makes a plan of what is dirty. Where the switch has bundles it is launched, even
 // before the one in the air has landed; else it has been carried out.
-func (w *worker) next(ctx context.Context) (*flight, error) {
+func (w *worker) plan(ctx context.Context) error {
 	for w.table.Dirty() && (w.air == nil || w.air.commit != nil && !w.waitsForLanding()) {
 		plan := w.table.Plan(w.window)
 		w.window = min(w.window*planGrows, planSize)
+		if w.lead = max(w.lead-plan.Len(), 0); !w.table.Dirty() {
+			w.lead = 0
+		}
 		failed := maps.Clone(plan.Blocked)
 		if plan.Len() > 0 && w.caps.Bundles {
-			return w.launch(&plan, failed)
+			var err error
+			w.next, err = w.launch(&plan, failed)
+			return err
 		}
 		f := &flight{plan: &plan, failed: failed, at: time.Now()}
 		if plan.Len() > 0 {
 			if err := w.applyPhases(ctx, &plan, plan.Phases(), failed); err != nil {
-				return nil, err
+				return err
 			}
 			if err := w.oneByOne(ctx, &plan, failed); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		w.landed(ctx, f)
@@ -211,32 +221,54 @@ func (w *worker) next(ctx context.Context) (*flight, error) {
 			break // others may have been assigned
 		}
 	}
-	return nil, nil
+	return nil
 }
 
-// land waits for the flight in the air. It returns the one that was launched after it,
-// unless that had to be given up.
-func (w *worker) land(ctx context.Context, next *flight) (*flight, error) {
+// ahead compiles for the plan after the one that was launched, for as long as the switch
+// is busy with what it has: it must not have to wait for that afterwards. It does so
+// where there are many parts, not where few are changed again and again.
+func (w *worker) ahead(ctx context.Context) {
+	if w.next == nil || w.shut != nil || w.caps.OneTable() {
+		return
+	}
+	results := map[flowtable.PartKey]error{}
+	for w.due() && len(w.waiting) > planFirst && w.lead < w.window && !w.next.barrier.Done() {
+		n := w.compile(results, aheadStep)
+		if w.lead += n; n == 0 {
+			break // what there is waits for its landing
+		}
+	}
+	if len(results) > 0 {
+		w.c.applied(ctx, w.session, w.applied(results), w.counts())
+	}
+}
+
+// land waits for the flight in the air. The one that was launched after it may have to
+// be given up.
+func (w *worker) land(ctx context.Context) error {
 	f := w.air
 	ok, err := w.session.land(ctx, f)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !ok {
-		if next != nil {
+		if next := w.next; next != nil {
+			w.next = nil
 			if err := w.abandon(ctx, next); err != nil {
-				return nil, err
+				return err
 			}
-			next = nil
 		}
 		if err := w.oneByOne(ctx, f.plan, f.failed); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	w.air = nil
 	w.landed(ctx, f)
-	return next, nil
+	return nil
 }
+
+// aloft says whether a part is on its way to the switch, so that it must be left alone.
+func (w *worker) aloft(key flowtable.PartKey) bool { return w.air.has(key) || w.next.has(key) }
 
 // landed reports a flight whose outcome is known.
 func (w *worker) landed(ctx context.Context, f *flight) {
@@ -279,6 +311,13 @@ func (w *worker) refill(now time.Time) (complete bool) {
 	}
 	w.mu.Unlock()
 	hostsDue := !w.hostsAt.After(now)
+	if !w.ready && len(sources) > 0 && len(w.waiting)+len(w.hot) == 0 {
+		w.waiting = sources // all of it, at the beginning
+		for key, src := range sources {
+			w.line(key, src)
+		}
+		sources = nil
+	}
 	for key, src := range sources {
 		if h, hot := w.hot[key]; hot && (h.until.IsZero() || src.Class == flowtable.ClassHost) {
 			h.Source = src
@@ -319,8 +358,13 @@ func (w *worker) refill(now time.Time) (complete bool) {
 }
 
 func (w *worker) enlist(key flowtable.PartKey, src Source) {
-	class := min(int(src.Class), len(w.backlog)-1)
 	w.waiting[key] = src
+	w.line(key, src)
+}
+
+// line puts a part that waits behind those of its class.
+func (w *worker) line(key flowtable.PartKey, src Source) {
+	class := min(int(src.Class), len(w.backlog)-1)
 	w.backlog[class] = append(w.backlog[class], key)
 }
 
@@ -334,22 +378,16 @@ func (w *worker) coolAt(h hotSource) time.Time {
 	return earlier(h.at.Add(quiet), h.since.Add(hotMost))
 }
 
-// compile brings parts that wait into the table, those of the lower class first: all of
-// them, or, where plans may be made of some, about as much as one plan holds, so that
-// the switch has something to do while the rest is compiled. Parts in the air wait.
-func (w *worker) compile(results map[flowtable.PartKey]error) {
-	most := w.window
-	if !w.ready || w.shut != nil || w.caps.OneTable() {
-		most = math.MaxInt
-	}
+// compile brings parts that wait into the table, those of the lower class first, until
+// they make about most messages, and returns how many they make. Parts in the air wait.
+func (w *worker) compile(results map[flowtable.PartKey]error, most int) (n int) {
 	taken := map[flowtable.PartKey]Source{} // where all have to be looked at
-	n := 0                                  // about how many messages
 	for class := range w.backlog {
 		var later []flowtable.PartKey
 		for len(w.backlog[class]) > 0 && n < most {
 			key := w.backlog[class][0]
 			w.backlog[class] = w.backlog[class][1:]
-			if w.air.has(key) {
+			if w.aloft(key) {
 				later = append(later, key)
 				continue
 			}
@@ -396,6 +434,7 @@ func (w *worker) compile(results map[flowtable.PartKey]error) {
 	}
 	w.table.KeepOrphans(len(w.broken) > 0)
 	w.refold(taken, results)
+	return n
 }
 
 // take moves what waits for the worker into the table.
@@ -419,7 +458,16 @@ func (w *worker) take(ctx context.Context) error {
 	if complete && w.ready {
 		w.flowsRemoved()
 	}
-	w.compile(results)
+	if !w.ready || w.shut != nil || w.caps.OneTable() {
+		w.compile(results, math.MaxInt) // all, for all is looked at
+	} else {
+		// About as much as one plan holds, so that the switch has something to do while the
+		// rest is compiled.
+		if !w.table.Dirty() {
+			w.lead = 0
+		}
+		w.lead += w.compile(results, w.window-w.lead)
+	}
 	if !complete || w.air != nil {
 		return nil
 	}

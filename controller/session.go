@@ -739,9 +739,13 @@ func (s *session) wake() {
 }
 
 // assign gives the worker parts to compile; later ones replace earlier ones that
-// it has not taken yet.
+// it has not taken yet. It owns the map from then on.
 func (s *session) assign(parts map[flowtable.PartKey]Source, complete bool) {
 	s.mu.Lock()
+	if len(s.sources) == 0 {
+		s.sources = parts
+		parts = nil
+	}
 	for k, v := range parts {
 		_, v.again = s.sources[k]
 		s.sources[k] = v

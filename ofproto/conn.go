@@ -40,6 +40,7 @@ const (
 	maxReadBuffer = 64 << 10 // holds the longest message
 	writeChunk    = 64 << 10 // written at once; echo replies go between two of them
 	keptBuffer    = 256 << 10
+	keptFor       = 16        // times that a larger one may be little used
 	maxUrgent     = 256 << 10 // echo replies of a peer that does not read them
 	closeTimeout  = time.Second
 
@@ -131,6 +132,7 @@ type Conn struct {
 	inline  bool          // a Flush writes, and the writer must not
 	partial []byte        // the end of what a Flush could not write, before all others
 	spare   []byte        // buffer of the last Flush
+	slack   int           // how many large buffers in a row were little used; see reuse
 	running bool
 	drainBy time.Time // set by Close: write what is queued until then
 	aborted bool      // the net.Conn is closed
@@ -407,7 +409,7 @@ func (c *Conn) Flush() {
 		return
 	}
 	b := c.out
-	c.out, c.spare = reuse(c.spare), nil
+	c.out, c.spare = c.reuse(c.spare), nil
 	c.idle, c.inline = false, true
 	c.mu.Unlock()
 	n := c.writeNow(b)
@@ -540,10 +542,10 @@ func (c *Conn) write() {
 			return
 		}
 		if len(rest) == 0 {
-			taken, c.out = c.out, reuse(taken)
+			taken, c.out = c.out, c.reuse(taken)
 			rest = taken
 		}
-		urgent, c.urgent = c.urgent, reuse(urgent)
+		urgent, c.urgent = c.urgent, c.reuse(urgent)
 		begun := c.partial
 		c.partial = nil
 		if len(rest) == 0 && len(urgent) == 0 && len(begun) == 0 { // Close was called and all is written
@@ -589,10 +591,17 @@ func (c *Conn) writeAll(buffers ...[]byte) error {
 	return nil
 }
 
-// reuse empties a buffer. One that a burst made large is left to the collector as
-// soon as little of it is used.
-func reuse(b []byte) []byte {
-	if cap(b) > keptBuffer && len(b) < cap(b)/4 {
+// reuse empties a buffer. One that a burst made large is left to the collector when
+// little was used of large ones for some time: between two bursts there is always one
+// that is used a little. The caller holds mu.
+func (c *Conn) reuse(b []byte) []byte {
+	switch {
+	case cap(b) <= keptBuffer:
+	case len(b) >= cap(b)/4:
+		c.slack = 0
+	case c.slack < keptFor:
+		c.slack++
+	default:
 		return nil
 	}
 	return b[:0]
@@ -912,6 +921,18 @@ func (k *Call) Wait(ctx context.Context) (Message, error) {
 	k.c.forget(k.xid)
 	k.w.finish(nil, err) // unless the reply was first
 	return k.w.m, k.w.err
+}
+
+// Done says whether Wait would return at once.
+func (k *Call) Done() bool {
+	select {
+	case <-k.w.done:
+		return true
+	case <-k.c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // Multipart sends a request and calls part with the body of each part of the reply,

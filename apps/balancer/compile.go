@@ -112,16 +112,22 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 		if ch.lookup {
 			in.admit(p, l, ch, in.lookup(l, len(owners)))
 		}
+		// What the slots of a member have in common is made once.
+		of := make(map[uint16][]ofproto.Instruction, len(serving))
 		for slot, id := range owners {
 			m, ok := byIndex[id]
 			if !ok {
 				continue
 			}
-			actions := in.actions(l, m, in.caps.Normal)
-			if ch.level == levelChained {
-				actions = []ofproto.Action{ofproto.Group{ID: m.Group}}
+			ins := of[id]
+			if ins == nil {
+				actions := []ofproto.Action{ofproto.Group{ID: m.Group}}
+				if ch.level != levelChained {
+					actions = in.actions(l, m, in.caps.Normal)
+				}
+				ins = applied(append(actions, in.learn()...)...)
+				of[id] = ins
 			}
-			ins := applied(append(actions, in.learn()...)...)
 			if ch.lookup {
 				p.Flows = append(p.Flows, flowtable.Flow{
 					Table: controller.TableSlot, Priority: controller.PrioSlot,
@@ -136,26 +142,35 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 		return
 	}
 	g := flowtable.Group{ID: l.Group, Type: ofproto.GroupTypeSelect, Buckets: make([]ofproto.Bucket, 0, len(owners))}
+	of := make(map[uint16]ofproto.Bucket, len(serving))
 	for _, id := range owners {
-		m := byIndex[id] // every slot has an owner when one member has: see Spread
-		t := in.targets[m.Key.Addr()]
-		b := ofproto.Bucket{Weight: 1, WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny}
-		switch {
-		case ch.level == levelInline:
-			b.Actions = in.actions(l, m, in.caps.NormalInBuckets)
-			if t.port != 0 && in.caps.WatchPort {
-				b.WatchPort = t.port
-			}
-		default:
-			b.Actions = []ofproto.Action{ofproto.Group{ID: m.Group}}
-			if t.port != 0 {
-				b.WatchGroup = m.Group
-			}
+		b, made := of[id]
+		if !made {
+			b = in.bucket(l, byIndex[id], ch) // every slot has an owner when one member has: see Spread
+			of[id] = b
 		}
 		g.Buckets = append(g.Buckets, b)
 	}
 	p.Groups = append(p.Groups, g)
 	in.admit(p, l, ch, applied(append([]ofproto.Action{ofproto.Group{ID: l.Group}}, in.learn()...)...))
+}
+
+// bucket is that of a slot of a member. All slots of a member share its actions.
+func (in vipInput) bucket(l ListenerRecord, m MemberRecord, ch choice) ofproto.Bucket {
+	t := in.targets[m.Key.Addr()]
+	b := ofproto.Bucket{Weight: 1, WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny}
+	if ch.level == levelInline {
+		b.Actions = in.actions(l, m, in.caps.NormalInBuckets)
+		if t.port != 0 && in.caps.WatchPort {
+			b.WatchPort = t.port
+		}
+		return b
+	}
+	b.Actions = []ofproto.Action{ofproto.Group{ID: m.Group}}
+	if t.port != 0 {
+		b.WatchGroup = m.Group
+	}
+	return b
 }
 
 // memberGroup is the group that delivers to one member: a fast failover group,

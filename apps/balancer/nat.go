@@ -69,19 +69,26 @@ func (in vipInput) learn() []ofproto.Action {
 // and port.
 func (in vipInput) reverse(p *flowtable.Part, l ListenerRecord) {
 	proto := l.Key.Protocol.number()
+	// Of the members at one port all have the same.
+	var kept, changed []ofproto.Instruction
+	rewrite := func(as ...ofproto.Action) []ofproto.Instruction {
+		return []ofproto.Instruction{ofproto.ApplyActions{Actions: as}, ofproto.GotoTable{Table: controller.TableDestination}}
+	}
+	source := ofproto.SetField{Field: ipSrc(in.rec.VIP.Address)}
 	for _, m := range l.Members {
-		rewrite := []ofproto.Action{ofproto.SetField{Field: ipSrc(in.rec.VIP.Address)}}
+		ins := kept
 		if m.Key.Port() != l.Key.Port {
-			rewrite = append(rewrite, ofproto.SetField{Field: ofproto.L4Src(proto, l.Key.Port)})
+			if changed == nil {
+				changed = rewrite(source, ofproto.SetField{Field: ofproto.L4Src(proto, l.Key.Port)})
+			}
+			ins = changed
+		} else if ins == nil {
+			kept = rewrite(source)
+			ins = kept
 		}
 		for _, match := range in.replyMatches(l, m) {
 			p.Flows = append(p.Flows, flowtable.Flow{
-				Table: controller.TableVIP, Priority: controller.PrioVIPReverse,
-				Match: ofproto.NewMatch(match...),
-				Instructions: []ofproto.Instruction{
-					ofproto.ApplyActions{Actions: rewrite},
-					ofproto.GotoTable{Table: controller.TableDestination},
-				},
+				Table: controller.TableVIP, Priority: controller.PrioVIPReverse, Match: ofproto.NewMatch(match...), Instructions: ins,
 			})
 		}
 	}
