@@ -185,6 +185,9 @@ func (w *worker) step(ctx context.Context) error {
 			continue
 		}
 		w.window = planFirst
+		if len(w.waiting) == 0 {
+			w.waiting = map[flowtable.PartKey]Source{} // a large one that is cleared stays large
+		}
 		if len(w.hot) > 0 {
 			return nil
 		}

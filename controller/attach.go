@@ -137,13 +137,18 @@ const unknownPart = "?"
 
 // compileAll captures every part that the apps desire on a switch.
 func (c *Controller) compileAll(sw *Switch) map[flowtable.PartKey]Source {
-	parts := map[flowtable.PartKey]Source{{App: AppStore, Name: markPart}: markSource(c.Cluster)}
-	for _, app := range c.Apps {
+	names, n := make([][]string, len(c.Apps)), 1
+	for i, app := range c.Apps {
 		// What a bug leaves out must not count as not desired: its place is taken by a
 		// part that does not compile.
-		names := []string{unknownPart}
-		c.call(app, func(x *Context) { names = app.Parts(x, sw) })
-		for _, name := range names {
+		names[i] = []string{unknownPart}
+		c.call(app, func(x *Context) { names[i] = app.Parts(x, sw) })
+		n += len(names[i])
+	}
+	parts := make(map[flowtable.PartKey]Source, n)
+	parts[flowtable.PartKey{App: AppStore, Name: markPart}] = markSource(c.Cluster)
+	for i, app := range c.Apps {
+		for _, name := range names[i] {
 			src := Source{Build: func() flowtable.Part { panic("the app panicked") }}
 			if name != unknownPart {
 				c.call(app, func(x *Context) { src = app.Compile(x, sw, name) })
@@ -177,6 +182,9 @@ func (c *Controller) leave(sw *Switch, now time.Time) {
 func (c *Controller) assign(sw *Switch, parts map[flowtable.PartKey]Source, complete bool) {
 	if sw.withdrawn {
 		nothing(parts)
+	}
+	if len(sw.pending) == 0 && len(parts) > planFirst {
+		sw.pending = make(map[flowtable.PartKey]uint64, len(parts))
 	}
 	for key, src := range parts {
 		c.seq++

@@ -46,7 +46,8 @@ type App struct {
 	errors     allowance                              // of ICMP errors passed on
 	// hops are the ports of switches towards those that members are attached to, 0 for
 	// none, as VIPs were compiled with: they change when the network is routed anew.
-	hops map[ofproto.DPID]map[topology.DPID]topology.Port
+	hops    map[ofproto.DPID]map[topology.DPID]topology.Port
+	handled uint64 // events; between two of them nothing changes
 	// leaving are the switches that have ceased to serve VIPs, whose parts go.
 	leaving map[ofproto.DPID]bool
 
@@ -77,7 +78,15 @@ type vip struct {
 	flushes   flushes
 	placed    map[ofproto.DPID]placement // as last compiled
 	told      map[ofproto.DPID]bool      // switches for which it was announced
+	taken     taken                      // by takes
 	pending   bool                       // as last told to watchers
+}
+
+// taken remembers what takes said, for several parts ask one after the other.
+type taken struct {
+	handled uint64
+	dpid    ofproto.DPID
+	yes     bool
 }
 
 func newVIP(name string) *vip {
@@ -162,6 +171,7 @@ func (a *App) Parts(c *controller.Context, sw *controller.Switch) []string {
 
 // Handle implements controller.App.
 func (a *App) Handle(c *controller.Context, event any) {
+	a.handled++
 	switch e := event.(type) {
 	case controller.Started:
 		a.watchAll(c)
@@ -797,8 +807,7 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	name = slices.Min(slices.Collect(maps.Keys(a.byAddress[addr])))
 	mac, vlan, caps := a.vips[name].rec.VIP.MAC, a.vips[name].rec.VIP.VLAN, sw.Capabilities
 	answer := slices.ContainsFunc(slices.Collect(maps.Keys(a.byAddress[addr])), func(n string) bool {
-		// Who is told where the VIP is expects an answer.
-		return a.vips[n].rec.VIP.Enabled && !a.input(c, sw, a.vips[n]).placement().none
+		return a.vips[n].rec.VIP.Enabled && a.takes(c, sw, a.vips[n])
 	})
 	if icmp {
 		src := controller.Source{Class: flowtable.ClassHost}
@@ -833,10 +842,22 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 	in := a.input(c, sw, v)
 	placed := in.placement()
 	if c.Switch(sw.DPID) == sw { // and not what the switch would be in another stage
-		v.placed[sw.DPID] = placed
+		v.placed[sw.DPID], v.taken = placed, taken{a.handled, sw.DPID, !placed.none}
 	}
 	src.Build, src.Refused = in.compile, placed.refused
 	return src
+}
+
+// takes says whether a switch takes anything that is sent to a VIP: who is told where
+// the VIP is expects an answer.
+func (a *App) takes(c *controller.Context, sw *controller.Switch, v *vip) bool {
+	if c.Switch(sw.DPID) != sw { // what the switch would be in another stage
+		return !a.input(c, sw, v).placement().none
+	}
+	if k := v.taken; k.handled != a.handled || k.dpid != sw.DPID {
+		v.taken = taken{a.handled, sw.DPID, !a.input(c, sw, v).placement().none}
+	}
+	return v.taken.yes
 }
 
 // input is what the part of a VIP in a switch is made from.

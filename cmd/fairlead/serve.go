@@ -47,6 +47,7 @@ const beyondTTL = 10 * time.Second
 // (errRestored). The switches are left as they are.
 func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	log := cfg.logger(os.Stderr)
+	growHeap()
 	if err := noCoreDumps(); err != nil {
 		log.Warn("core dumps stay possible", "error", err)
 	}

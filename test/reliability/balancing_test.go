@@ -147,9 +147,12 @@ func TestL10Distribution(t *testing.T) {
 		random, _ := seeded(t)
 		r := single(t, 33, options{}, simswitch.Options{})
 		vips := scale(4, 100)
-		n := 2000
 		worst := 0.0
 		for i := range vips {
+			n := 2000
+			if i == 0 {
+				n = 20_000
+			}
 			doc := r.vip(i, hosts(2, 33)...)
 			sum := 0
 			for m := range doc.Listeners[0].Pool.Members {
@@ -186,14 +189,17 @@ func TestL10Distribution(t *testing.T) {
 			}
 			worst = max(worst, chi2)
 			if i == 0 {
-				t.Logf("32 equal members, %d flows: busiest %.2f of the mean, chi² %.1f with 31 degrees of freedom", n, most, chi2)
+				t.Logf("32 equal members, %d flows: busiest %.3f of the mean, chi² %.1f with 31 degrees of freedom", n, most, chi2)
+				// What an ideal hash gives: 1.08, and over 1.14 once in a hundred. (With 2,000 flows
+				// 1.26, and never in 400 trials 1.10: see docs/reliability.md.)
+				require.LessOrEqual(t, most, 1.16)
 			}
 			// The 99.99th percentile for 31 degrees of freedom: one of a hundred VIPs may
 			// well be over the 99th, which is 52.2.
 			require.LessOrEqual(t, chi2, 70.0, "VIP %d", i)
 			require.NoError(t, r.intents.Delete(t.Context(), vipName(i), balancer.Condition{}))
 		}
-		t.Logf("%d VIPs of 32 members, %d flows each: largest chi² %.1f with 31 degrees of freedom or fewer", vips, n, worst)
+		t.Logf("%d VIPs of 32 members, 2,000 flows each but the first: largest chi² %.1f with 31 degrees of freedom or fewer", vips, worst)
 	})
 }
 
