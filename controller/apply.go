@@ -530,11 +530,13 @@ func (w *worker) adopt(ctx context.Context, results map[flowtable.PartKey]error)
 		return
 	}
 	w.ready = true
-	if w.shut = w.gate(); w.shut != nil {
-		w.c.hold(ctx, w.session, w.shut)
-		for key := range w.compiled {
-			results[key] = w.shut
-		}
+	if w.shut = w.gate(); w.shut == nil {
+		w.c.program(w.dpid)
+		return
+	}
+	w.c.hold(ctx, w.session, w.shut)
+	for key := range w.compiled {
+		results[key] = w.shut
 	}
 }
 

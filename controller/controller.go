@@ -103,6 +103,7 @@ type Controller struct {
 	terms       map[uint64]bool       // given out since
 	told        map[ofproto.DPID]bool // a term of this start; termsMu
 	confirmed   map[ofproto.DPID]bool // may be taken from another controller; termsMu
+	opened      map[ofproto.DPID]bool // the gate did, since the start; termsMu
 	heldReasons atomic.Pointer[[]string]
 	cmds        chan func()
 	inbox       inbox
@@ -180,7 +181,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		return nil, err
 	}
 	c.firstTerm, c.terms = term, map[uint64]bool{term: true}
-	c.told, c.confirmed = map[ofproto.DPID]bool{}, map[ofproto.DPID]bool{}
+	c.told, c.confirmed, c.opened = map[ofproto.DPID]bool{}, map[ofproto.DPID]bool{}, map[ofproto.DPID]bool{}
 	// Switches known from before a restart have that long to come back.
 	for _, sw := range o.Graph.Snapshot().Switches() {
 		c.goneAt[ofproto.DPID(sw.DPID)] = c.ctx.Now.Add(returnWithin)

@@ -20,7 +20,8 @@ import (
 //   - bears the mark of another store: a flow entry that matches nothing and stands
 //     for the store's identity;
 //   - has seen a later term (generation_id, §6.3.6) than this store ever gave out;
-//   - would lose more than half of what it holds of ours;
+//   - would lose more than half of what it holds of ours, and was not programmed since the
+//     controller started: what it has lost since then was asked for;
 //
 // until an operator confirms it.
 
@@ -65,7 +66,7 @@ func (w *worker) gate() error {
 	if w.passive { // its mark has gone since
 		return fmt.Errorf("%w: another controller may have the switch", ErrHeld)
 	}
-	if stale, has := w.table.Stale(); has >= shrinkFrom && stale*shrinkMost > has {
+	if stale, has := w.table.Stale(); has >= shrinkFrom && stale*shrinkMost > has && !w.c.programmed(w.dpid) {
 		return fmt.Errorf("%w: %d of the %d flows and groups in the switch are not wanted any more", ErrHeld, stale, has)
 	}
 	return nil
@@ -78,6 +79,7 @@ func (w *worker) held(ctx context.Context) bool {
 	w.mu.Unlock()
 	if w.shut != nil && confirmed {
 		w.shut = nil
+		w.c.program(w.dpid)
 		w.c.hold(ctx, w.session, nil)
 	}
 	return w.shut != nil
@@ -127,6 +129,22 @@ func (c *Controller) Held() []string {
 		return *r
 	}
 	return nil
+}
+
+// program notes that the gate has opened for a switch.
+func (c *Controller) program(dpid ofproto.DPID) {
+	c.termsMu.Lock()
+	defer c.termsMu.Unlock()
+	if len(c.opened) < toldMost {
+		c.opened[dpid] = true
+	}
+}
+
+// programmed says whether the gate has opened for a switch since the start.
+func (c *Controller) programmed(dpid ofproto.DPID) bool {
+	c.termsMu.Lock()
+	defer c.termsMu.Unlock()
+	return c.opened[dpid]
 }
 
 // mayTake says whether an operator has confirmed that a switch which another controller

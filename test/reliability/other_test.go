@@ -402,6 +402,7 @@ var found = map[uint64]string{
 	6358181305040862736:  "entries that had tried the switch out could not be deleted later",
 	15416999643458962578: "a damaged reply about the role became the switch's term",
 	5881291993866489428:  "the software switch went on without a hello",
+	15815181737729427653: "a switch was held because VIPs had been deleted while it was away",
 }
 
 // TestZ09Scenarios does a seeded mix of everything, and then asks whether all is as

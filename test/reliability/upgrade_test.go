@@ -145,3 +145,45 @@ func TestU04AnotherVersion(t *testing.T) {
 		require.Zero(t, lost)
 	})
 }
+
+// TestU15DeletedWhileAway deletes nearly all VIPs while a switch is away. It was
+// programmed since the controller started, so that this was asked for: it is not held.
+// One that the controller finds so at its start is.
+func TestU15DeletedWhileAway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const vips, left = 30, 2
+		r := single(t, 4, options{}, simswitch.Options{})
+		for i := range vips {
+			r.install(r.vip(i, "h2", "h3", "h4"))
+		}
+		time.Sleep(3 * time.Second) // what was learned is saved
+		full := len(r.Switch(1).Flows()) + len(r.Switch(1).Groups())
+		r.disconnect(1)
+		for i := left; i < vips; i++ {
+			require.NoError(t, r.intents.Delete(t.Context(), vipName(i), balancer.Condition{}))
+		}
+		r.connect(1)
+		r.ready(1)
+		r.settle()
+		now := len(r.Switch(1).Flows()) + len(r.Switch(1).Groups())
+		t.Logf("%d flows and groups before, %d after", full, now)
+		require.Less(t, 2*now, full)
+		r.noFaults()
+		require.Empty(t, r.core.Held())
+
+		for i := left; i < vips; i++ {
+			r.install(r.vip(i, "h2", "h3", "h4"))
+		}
+		time.Sleep(3 * time.Second)
+		r.stop()
+		down := start(t, options{keep: r.keep})
+		for i := left; i < vips; i++ {
+			require.NoError(t, down.intents.Delete(t.Context(), vipName(i), balancer.Condition{}))
+		}
+		down.stop()
+		r = r.restart(options{})
+		eventually(t, 20*time.Second, "connected", func() bool { return r.connected(1) })
+		r.settle()
+		require.NotEmpty(t, r.core.Held())
+	})
+}
