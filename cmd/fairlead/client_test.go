@@ -182,6 +182,7 @@ func (n *fakeNetwork) Topology(context.Context) (*topology.Snapshot, error) {
 	g.HearLink(a, b, now)
 	g.HearLink(b, a, now)
 	g.SeeHost(topology.Sighting{MAC: topology.MAC{0, 0, 0, 0, 0, 9}, Place: topology.Place{DPID: 2, Port: 2}, IP: netip.MustParseAddr("10.0.0.9")}, now)
+	g.SeeHost(topology.Sighting{MAC: topology.MAC{0, 0, 0, 0, 0, 8}, Place: topology.Place{DPID: 1, Port: 2}, IP: netip.MustParseAddr("10.0.0.8")}, now)
 	return g.Snapshot(), nil
 }
 
@@ -217,7 +218,7 @@ func newRig(t *testing.T) *rig {
 		{ID: 1, Type: northbound.EventLink},
 		{ID: 2, Type: northbound.EventVIP, Data: map[string]any{"name": "web"}},
 		{ID: 3, Type: northbound.EventMember, Data: map[string]any{"member": "10.0.0.2:8080"}},
-	}, Explainer: fakeExplainer{}, Measurer: fakeMeasurer{}, Tokens: tokens, Log: slog.New(slog.DiscardHandler)}).Handler()
+	}, Explainer: fakeExplainer{}, Measurer: fakeMeasurer{}, OVS: fakeBridges{}, Tokens: tokens, Log: slog.New(slog.DiscardHandler)}).Handler()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	r.url = srv.URL
@@ -378,6 +379,13 @@ func TestMemberCommands(t *testing.T) {
 	require.Contains(t, r.fails(exitRefused, "member add web tcp:80 10.0.0.4:8080"), "there already")
 	r.done("member drain web tcp:80 10.0.0.4:8080 --wait 1s")
 	require.Equal(t, map[string]any{"weight": 3, "admin": "drain", "n": 3}, m())
+	r.done("member add web tcp:80 10.0.0.5:8080 --interface vm-5")
+	require.Contains(t, r.done("vip get web"), "INTERFACE")
+	require.Contains(t, r.done("vip get web"), "vm-5")
+	r.done("member drain web tcp:80 10.0.0.5:8080")
+	require.Contains(t, r.done("vip get web"), "vm-5", "what is changed of a member leaves its interface")
+	r.done("member remove web tcp:80 10.0.0.5:8080")
+	require.NotContains(t, r.done("vip get web"), "INTERFACE")
 	r.done("member set web tcp:80 10.0.0.4:8080 --weight 0")
 	require.Equal(t, map[string]any{"weight": 0, "admin": "drain", "n": 3}, m(), "what is not named stays")
 	out := r.done("member set web tcp:80 10.0.0.4:8080 --weight 9 --admin-state up -o json")
