@@ -49,13 +49,15 @@ type Attachments struct {
 // attachments reads the interfaces with an id from an inventory.
 func attachments(e Endpoint, inv *Inventory) (list []identified) {
 	for _, b := range inv.Bridges {
+		// A server that was restarted has forgotten datapath_id until ovs-vswitchd is back.
+		dpid := parseDPID(cmp.Or(b.DPID, b.OtherConfig[keyDatapathID]))
 		for _, p := range b.Ports {
 			for _, f := range p.Interfaces {
 				if f.IfaceID == "" || len(f.IfaceID) > maxIfaceID {
 					continue
 				}
 				a := Attachment{
-					Endpoint: e, Bridge: b.Name, DPID: parseDPID(b.DPID), Interface: f.Name, Error: f.Error,
+					Endpoint: e, Bridge: b.Name, DPID: dpid, Interface: f.Name, Error: f.Error,
 					Addresses: addressList(f.ExternalIDs["ip_addresses"]),
 					Access:    p.Tag >= 0 && len(p.Trunks) == 0 && (p.VLANMode == "" || p.VLANMode == "access"),
 				}
