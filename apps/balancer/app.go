@@ -57,6 +57,11 @@ type App struct {
 	outlets   map[ofproto.DPID][]topology.Outlet // of switches that serve, as last heard
 	listening bool                               // they are to be looked at
 	presence  presence
+
+	guests    map[topology.Place]map[topology.HostKey]bool // hosts by where they are
+	bypasses  map[netip.Addr]bypass                        // of members in mode nat
+	bypassing bool                                         // they are to be looked for
+	bypassAt  time.Time                                    // when they were last
 }
 
 // vip is one VIP. A deleted one stays, without a record, until the switches have
@@ -135,6 +140,8 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		families:   map[bool]int{},
 		hops:       map[ofproto.DPID]map[topology.DPID]topology.Port{},
 		leaving:    map[ofproto.DPID]bool{},
+		guests:     map[topology.Place]map[topology.HostKey]bool{},
+		bypasses:   map[netip.Addr]bypass{},
 		observing:  map[topology.DPID]bool{},
 		outlets:    map[ofproto.DPID][]topology.Outlet{},
 		presence:   presence{every: DefaultAnnounceEvery, queued: map[netip.Addr]bool{}},
@@ -174,6 +181,9 @@ func (a *App) Handle(c *controller.Context, event any) {
 	a.handled++
 	switch e := event.(type) {
 	case controller.Started:
+		for _, h := range c.Graph.Snapshot().Hosts() {
+			a.seeGuest(c, h, topology.Place{})
+		}
 		a.watchAll(c)
 		for _, v := range a.vips {
 			a.planCut(c, v)
@@ -225,6 +235,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case controller.Woken:
 		a.hear(c)
 		a.announce(c)
+		a.findBypasses(c)
 		a.resolve(c)
 		a.cut(c)
 	case topology.PortChanged:
@@ -242,12 +253,15 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.stages++
 		a.listen(c)
 	case topology.HostAdded:
+		a.seeGuest(c, e.Host, topology.Place{})
 		a.hostEvent(c, e.Host)
 	case topology.HostMoved:
+		a.seeGuest(c, e.Host, e.From)
 		a.hostEvent(c, e.Host)
 	case topology.HostChanged:
 		a.hostEvent(c, e.Host)
 	case topology.HostGone:
+		a.loseGuest(c, e.Host)
 		a.hostEvent(c, e.Host)
 	}
 }
@@ -293,6 +307,7 @@ func (a *App) change(c *controller.Context, e Change) {
 		}
 	}
 	c.WakeAt(c.Now.Add(resolveSoon))
+	a.bypassDue(c)
 	a.settled(c, v)
 }
 
@@ -668,6 +683,13 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 				st.Reason += "; " + p.reason
 			}
 		}
+		if v.rec != nil && v.rec.VIP.Enabled {
+			if reason := a.bypassedAt(c, v, sw.DPID); reason != "" && st.Reason != "" {
+				st.Reason += "; " + reason
+			} else if reason != "" {
+				st.Reason = reason
+			}
+		}
 		s.VIP.Switches = append(s.VIP.Switches, st)
 	}
 	if v.rec == nil {
@@ -697,6 +719,14 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 					reason = "; " + reason
 				}
 				ms.Reason += reason
+			}
+			if v.rec.VIP.Mode == ModeNAT {
+				if reason := a.bypasses[m.Key.Addr()].reason(m.Key.Addr()); reason != "" {
+					if ms.Reason != "" {
+						reason = "; " + reason
+					}
+					ms.Reason += reason
+				}
 			}
 			if v.rec.VIP.Mode == ModeDSR && !a.members[m.Key.Addr()].known {
 				ms.Reason += ": mode dsr reaches members of the switches' own layer 2 network only"
@@ -745,6 +775,9 @@ func (a *App) standings(v *vip) [][]standing {
 			st := standing{
 				id: m.Index, wanted: doc.SlotWeight() > 0, backup: doc.Backup,
 				placed: a.members[m.Key.Addr()].known, health: HealthNoMonitor,
+			}
+			if v.rec.VIP.Mode == ModeNAT && a.bypasses[m.Key.Addr()].all {
+				st.placed = false
 			}
 			if pool.Monitor != nil {
 				if h, ok := v.health[checkID(v.name, l.Key, m.Key)]; ok {
