@@ -141,14 +141,14 @@ waves:
   - steps: [{dpid: "%s", stage: managed}]
 `, l.db(), dpid)
 	c.succeeds("migrate", "plan", "-f", file)
-	for i := range scale(5, 50) {
+	for i := range scale(3, 50) {
 		_, errs, code := c.cli("migrate", "apply", "campus", "--no-wait")
 		require.Zero(t, code, errs)
-		time.Sleep(time.Duration(250*i) * time.Millisecond)
+		time.Sleep(time.Duration(400*i) * time.Millisecond)
 		c.kill()
 		c.launch()
 		m := c.reaches("campus", "rolled_back", 40*time.Second)
-		t.Logf("killed %d ms after the command: %s", 250*i, m.Reason)
+		t.Logf("killed %d ms after the command: %s", 400*i, m.Reason)
 		require.Equal(t, before, l.written(), "every column")
 		require.Equal(t, []string{"priority=0 actions=NORMAL"}, entries(l.ovs.DumpFlows("s1")))
 		require.True(t, l.host("h1").reaches(l.host("h2").addr))
@@ -165,13 +165,14 @@ func TestMigrateEndpointGone(t *testing.T) {
 	p := l.forward(l.ovs.Dir + "/db.sock")
 	file := l.describe(`
 name: campus
-confirm_timeout: 5s
+confirm_timeout: 60s
 waves:
   - steps: [{endpoint: "unix:%s", bridge: s1, stage: steer}]
 `, p.path)
 	c.succeeds("migrate", "plan", "-f", file)
 	c.succeeds("migrate", "apply", "campus")
 	p.close()
+	c.succeeds("migrate", "rollback", "campus", "--no-wait")
 	eventually(t, 40*time.Second, "it is tried", func() bool {
 		m := c.migration("campus")
 		return m.Run != nil && m.Run.Retrying != ""
@@ -182,7 +183,7 @@ waves:
 	require.Contains(t, errs, "under way")
 	p.open()
 	m := c.reaches("campus", "rolled_back", 40*time.Second)
-	require.Contains(t, m.Reason, "not confirmed")
+	require.Contains(t, m.Reason, "asked for by")
 	require.Equal(t, before, l.written(), "every column")
 	require.True(t, l.host("h1").reaches(l.host("h2").addr))
 }
