@@ -64,7 +64,9 @@ func (g *Graph) newFabric(links []Link) *fabric {
 	}
 	linked := map[ends]bool{}
 	for _, l := range links {
-		linked[ends{l.A, l.B}] = true
+		if l.State != StateHalf { // what is heard over bridges both ways is more
+			linked[ends{l.A, l.B}] = true
+		}
 	}
 	f.findSegments(g, linked)
 	f.legacy = maps.Clone(g.onSegment)

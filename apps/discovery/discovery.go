@@ -194,7 +194,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case controller.PacketIn:
 		a.packetIn(c, e)
 	case controller.Woken:
-		a.endHalves(c, func(_ [2]topology.Place, until time.Time) bool { return !until.After(c.Now) })
+		a.askHalves(c)
 		if late := c.Now.Sub(a.wakes); !a.wakes.IsZero() && late > segmentEvery {
 			c.Graph.ProlongBridged(late)
 		}
@@ -308,9 +308,6 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		case kind == probeAlive:
 			a.told(c, from, at, f.Ethernet())
 		case kind == probeSegment:
-			a.endHalves(c, func(half [2]topology.Place, _ time.Time) bool {
-				return half == [2]topology.Place{from, at} || half == [2]topology.Place{at, from} // the cable's, not a bridge's
-			})
 			a.hearBridged(c, from, at, f)
 		case kind == probeEcho:
 			a.hearEcho(c, from, at)
@@ -351,8 +348,13 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 	emit(c, c.Graph.SeeHost(s, c.Now))
 }
 
-// halfFor is how long one direction of a link may be known alone before it counts.
-const halfFor = time.Second
+// halfFor is how long one direction of a link may be known alone before it counts, and
+// halfEvery the time between two probes of the other: a switch that is being adopted
+// loses some.
+const (
+	halfFor   = time.Second
+	halfEvery = 100 * time.Millisecond
+)
 
 // heard records a probe that came over a cable. A port where hosts may be has been one
 // for a while when the first probe of a switch comes: the switch is new to the
@@ -368,7 +370,7 @@ func (a *App) heard(c *controller.Context, from, at topology.Place) {
 	} else if snap.IsEdge(at) && !snap.IsLink(from) && len(a.halves) < maxHalves {
 		if _, waiting := a.halves[here]; !waiting {
 			a.halves[here] = c.Now.Add(halfFor)
-			c.WakeAt(c.Now.Add(halfFor))
+			c.WakeAt(c.Now.Add(halfEvery))
 			a.probe(c, at)
 		}
 		return
@@ -384,15 +386,17 @@ func (a *App) heard(c *controller.Context, from, at topology.Place) {
 // maxHalves bounds the halves that wait.
 const maxHalves = 4096
 
-// endHalves has those count that are not to wait any longer.
-func (a *App) endHalves(c *controller.Context, over func(half [2]topology.Place, until time.Time) bool) {
+// askHalves asks for the other halves again, and has those count that have waited for
+// long enough.
+func (a *App) askHalves(c *controller.Context) {
 	for half, until := range a.halves {
-		if over(half, until) {
-			delete(a.halves, half)
-			emit(c, c.Graph.HearLink(half[0], half[1], c.Now))
-		} else {
-			c.WakeAt(until)
+		if until.After(c.Now) {
+			a.probe(c, half[1])
+			c.WakeAt(c.Now.Add(halfEvery))
+			continue
 		}
+		delete(a.halves, half)
+		emit(c, c.Graph.HearLink(half[0], half[1], c.Now))
 	}
 }
 
