@@ -10,7 +10,7 @@ PYTHON ?= /usr/bin/python3
 STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 
-.PHONY: all build demo test test-unit test-e2e soak bench check fuzz lint setup clean
+.PHONY: all build demo demo-hybrid test test-unit test-e2e soak bench check fuzz lint setup clean
 
 all: build
 
@@ -23,6 +23,10 @@ build: setup
 # DEMO passes options on, as in `make demo DEMO=--help`.
 demo: build
 	@$(SUDO) $(PYTHON) mininet/demo.py --fairlead bin/fairlead $(DEMO)
+
+# A campus of six legacy switches becomes SDN in waves, under traffic, and legacy again: docs/migration.md.
+demo-hybrid: build
+	@$(SUDO) env FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(PYTHON) mininet/hybrid/demo.py $(DEMO)
 
 test: test-unit test-e2e
 
