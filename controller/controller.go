@@ -36,6 +36,11 @@ const (
 	rerouteEvery = 200 * time.Millisecond
 	rerouteRest  = 5
 	rerouteMost  = 2 * time.Second
+	// rerouteUnrest is the shortest time where changes go on and on: each recalculation
+	// that follows the one before within rerouteCalm doubles the time to the next, up to
+	// it. A change after a calm is followed at once.
+	rerouteUnrest = 700 * time.Millisecond
+	rerouteCalm   = 2 * time.Second
 	// goneAfter is how long a switch whose session ended stays in the graph, and its
 	// links are believed without being heard. Its flows outlive the session: a loss of
 	// the channel is no reason to route around it or to forget the hosts behind it. A
@@ -133,6 +138,7 @@ type Controller struct {
 	reroute   bool
 	rerouted  bool      // in this turn of the loop
 	rerouteAt time.Time // not before
+	unrest    int       // recalculations that followed one another
 }
 
 // New reads what is stored and returns a controller that is ready to Run.

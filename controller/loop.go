@@ -212,7 +212,11 @@ func (c *Controller) flush() {
 	}
 	if c.rerouted {
 		c.rerouted = false
-		c.rerouteAt = x.Now.Add(min(max(rerouteRest*time.Since(x.Now), rerouteEvery), rerouteMost))
+		if c.unrest++; x.Now.Sub(c.rerouteAt) > rerouteCalm {
+			c.unrest = 0
+		}
+		rest := min(max(rerouteRest*time.Since(x.Now), rerouteEvery), rerouteMost)
+		c.rerouteAt = x.Now.Add(max(rest, min(rest<<min(c.unrest, 4), rerouteUnrest)))
 	}
 }
 
