@@ -323,7 +323,7 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 	if packet.IsGroup(src) || src == (ofproto.MAC{}) || own(src) {
 		return
 	}
-	if a.comesBack(c, at, f, e.Data) {
+	if a.comesBack(c, e, f) {
 		return
 	}
 	s := topology.Sighting{MAC: topology.MAC(src), Place: at}
