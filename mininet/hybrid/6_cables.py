@@ -4,8 +4,7 @@
     6_cables.py in|out SWITCH
 
 The last legacy switch that is replaced has nobody around it who runs spanning tree. Its spare cables, those that do not lead
-to core1, stay out until it is managed. On the way back they are pulled when it steers again: managed switches use only one
-cable to a switch that forwards by itself, so the others carry nothing.
+to core1, stay out until it is managed, and are pulled before it is rolled back: in between nobody would keep the circle open.
 """
 
 import sys

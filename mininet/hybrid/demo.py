@@ -263,7 +263,6 @@ class Demo:
         self.step('core2 is managed', 'stage', of('3_manage', 'core2'))
         self.step('core2: its spare cables are put in; the whole campus is SDN', 'cabling', ('6_cables.py', 'in', 'core2'))
         self.picture()
-        self.step('core2 goes back to steer', 'stage', of('4_rollback', 'core2', 'managed'))
         self.step('core2: its spare cables are pulled', 'cabling', ('6_cables.py', 'out', 'core2'))
         self.step('core2 is rolled back', 'release', of('4_rollback', 'core2'))
         self.released('core2')
