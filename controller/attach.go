@@ -112,6 +112,7 @@ func (c *Controller) attach(ctx context.Context, s *session) error {
 			sw.Ports[p.Port] = p
 			states = append(states, portState(p))
 		}
+		c.recognise(sw)
 		c.emitTopology(x.Graph.SetSwitch(topology.DPID(s.dpid), states, x.Now))
 		x.Emit(SwitchUp{s.dpid})
 		x.Notify("switch", map[string]any{"dpid": s.dpid.String(), "connected": true, "stage": stage.String()})

@@ -69,6 +69,11 @@ type Store interface {
 	BPDUs(ctx context.Context) (map[ofproto.DPID]BPDUs, error)
 	// SetBPDUs stores one durably.
 	SetBPDUs(ctx context.Context, dpid ofproto.DPID, b BPDUs) error
+	// PortMACs returns the hardware addresses of ports that were kept.
+	PortMACs(ctx context.Context) (map[ofproto.DPID][]ofproto.MAC, error)
+	// SetPortMACs stores those of one switch, in place of those it had; it keeps none
+	// of the slice.
+	SetPortMACs(ctx context.Context, dpid ofproto.DPID, macs []ofproto.MAC) error
 	// NextTerm returns a number above least and above all it ever returned.
 	NextTerm(ctx context.Context, least uint64) (uint64, error)
 	// Capabilities returns what was probed of each kind of switch.
@@ -131,7 +136,8 @@ type Controller struct {
 	sessions  map[ofproto.DPID]*session // claimed, attached or not
 	stages    map[ofproto.DPID]Stage
 	bpdus     map[ofproto.DPID]BPDUs
-	away      map[ofproto.DPID]*Switch // were connected since the start
+	portMACs  map[ofproto.DPID][]ofproto.MAC // of the ports last seen, in order; never written in place
+	away      map[ofproto.DPID]*Switch       // were connected since the start
 	goneAt    map[ofproto.DPID]time.Time
 	seq       uint64 // of assigned parts
 	unflushed []*session
@@ -150,6 +156,10 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 	bpdus, err := o.Store.BPDUs(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("controller: read choices for BPDUs: %w", err)
+	}
+	macs, err := o.Store.PortMACs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("controller: read addresses of ports: %w", err)
 	}
 	term, err := o.Store.NextTerm(ctx, 0)
 	if err != nil {
@@ -175,6 +185,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		sessions: map[ofproto.DPID]*session{},
 		stages:   stages,
 		bpdus:    bpdus,
+		portMACs: macs,
 		away:     map[ofproto.DPID]*Switch{},
 		goneAt:   map[ofproto.DPID]time.Time{},
 		ctx:      NewContext(time.Now(), o.Graph, nil),

@@ -160,9 +160,17 @@ func (c *Controller) mayTake(dpid ofproto.DPID) bool {
 // Confirm lets a switch that is held be brought to the desired state. One that another
 // controller may have, to which this one is a slave, is taken with the connection that
 // it makes next. It is no error when the switch is not held; ErrNotConnected when it is
-// not connected.
+// not connected. The ports that it has are its own from then on, whoever had them.
 func (c *Controller) Confirm(ctx context.Context, dpid ofproto.DPID) error {
 	s, err := c.session(ctx, dpid)
+	if err != nil {
+		return err
+	}
+	err = c.Do(ctx, func(x *Context) {
+		if sw := x.switches[dpid]; sw != nil && sw.session == s {
+			c.acceptPorts(sw)
+		}
+	})
 	if err != nil {
 		return err
 	}

@@ -141,14 +141,17 @@ func (c *Controller) drain(s *session) {
 func (c *Controller) portStatus(sw *Switch, p ofproto.PortStatus) {
 	x := c.ctx
 	removed := p.Reason == ofproto.PortReasonDelete
-	if _, known := sw.Ports[p.Desc.Port]; !known && (removed || len(sw.Ports) >= maxPorts) {
+	was, known := sw.Ports[p.Desc.Port]
+	if !known && (removed || len(sw.Ports) >= maxPorts) {
 		return
 	}
 	state := portState(p.Desc)
 	if removed {
+		c.portMoved(sw, portMAC(was), ofproto.MAC{})
 		delete(sw.Ports, p.Desc.Port)
 		c.emitTopology(x.Graph.RemovePort(topology.Place{DPID: topology.DPID(sw.DPID), Port: state.Port}, x.Now))
 	} else {
+		c.portMoved(sw, portMAC(was), portMAC(p.Desc))
 		sw.Ports[p.Desc.Port] = p.Desc
 		c.emitTopology(x.Graph.SetPort(topology.DPID(sw.DPID), state, x.Now))
 	}

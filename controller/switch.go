@@ -55,7 +55,8 @@ type Switch struct {
 	Connected    bool
 	Secure       bool      // connected by TLS
 	Since        time.Time // of the connection, or of its end
-	// Faults are the parts that the switch refused, by name, and why.
+	// Faults are the parts that the switch refused, by name, and why; and what is
+	// wrong with the switch itself.
 	Faults map[string]string
 	// Flows, Groups and Foreign count what the switch holds: ours, and entries of others.
 	Flows, Groups, Foreign int

@@ -31,7 +31,7 @@ type Network interface {
 	SetBPDUs(ctx context.Context, dpid ofproto.DPID, bpdus string) error
 	// Confirm lets a switch be written to that was held back because the store does
 	// not seem to be the one it was programmed from. A switch that is not held stays
-	// as it is.
+	// as it is, but that its ports are its own from then on, whoever had them.
 	Confirm(ctx context.Context, dpid ofproto.DPID) error
 	// Unbind forgets the certificate that a switch is bound to. ErrNotFound when there
 	// is none.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/fairlead/fairlead/controller"
@@ -16,6 +17,7 @@ import (
 const (
 	switchesBucket   = "switches"     // dpid, 16 hex digits → switchState
 	bpdusBucket      = "switch-bpdus" // dpid, 16 hex digits → controller.BPDUs
+	portMACsBucket   = "switch-ports" // dpid, 16 hex digits → addresses of ports in order, 6 bytes each
 	controllerBucket = "controller"
 	termKey          = "term"
 	topologyKey      = "topology"
@@ -85,6 +87,36 @@ func (s state) SetStage(ctx context.Context, dpid ofproto.DPID, stage controller
 		return err
 	}
 	return s.db.Update(ctx, func(tx *store.Tx) error { return tx.Put(switchesBucket, dpid.String(), value) })
+}
+
+// PortMACs implements controller.Store. What cannot be read is learned again.
+func (s state) PortMACs(context.Context) (map[ofproto.DPID][]ofproto.MAC, error) {
+	all := map[ofproto.DPID][]ofproto.MAC{}
+	err := s.db.View(func(tx *store.Tx) error {
+		tx.Range(portMACsBucket, "", "", func(key string, value []byte) bool {
+			dpid, err := strconv.ParseUint(key, 16, 64)
+			if err != nil || len(value)%len(ofproto.MAC{}) != 0 {
+				return true
+			}
+			macs := make([]ofproto.MAC, 0, len(value)/len(ofproto.MAC{}))
+			for mac := range slices.Chunk(value, len(ofproto.MAC{})) {
+				macs = append(macs, ofproto.MAC(mac))
+			}
+			all[ofproto.DPID(dpid)] = macs
+			return true
+		})
+		return nil
+	})
+	return all, err
+}
+
+// SetPortMACs implements controller.Store.
+func (s state) SetPortMACs(ctx context.Context, dpid ofproto.DPID, macs []ofproto.MAC) error {
+	value := make([]byte, 0, len(macs)*len(ofproto.MAC{}))
+	for _, mac := range macs {
+		value = append(value, mac[:]...)
+	}
+	return s.db.Update(ctx, func(tx *store.Tx) error { return tx.Put(portMACsBucket, dpid.String(), value) })
 }
 
 // NextTerm implements controller.Store.

@@ -22,6 +22,11 @@ func TestStateOfSwitches(t *testing.T) {
 	require.NoError(t, s.SetStage(t.Context(), 1, controller.StageManaged))
 	require.NoError(t, s.SetBPDUs(t.Context(), 1, controller.BPDUsGuard))
 	require.NoError(t, s.SetBPDUs(t.Context(), 0xfffffffffffffffe, controller.BPDUsForward))
+	macs := []ofproto.MAC{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}
+	require.NoError(t, s.SetPortMACs(t.Context(), 1, macs))
+	require.NoError(t, s.SetPortMACs(t.Context(), 2, macs[1:]))
+	require.NoError(t, s.SetPortMACs(t.Context(), 3, nil))
+	require.NoError(t, s.db.Update(t.Context(), func(tx *store.Tx) error { return tx.Put(portMACsBucket, "0000000000000004", []byte("short")) }))
 	require.NoError(t, s.db.Close())
 
 	s = open()
@@ -31,6 +36,10 @@ func TestStateOfSwitches(t *testing.T) {
 	bpdus, err := s.BPDUs(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, map[ofproto.DPID]controller.BPDUs{1: controller.BPDUsGuard, 0xfffffffffffffffe: controller.BPDUsForward}, bpdus)
+
+	kept, err := s.PortMACs(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[ofproto.DPID][]ofproto.MAC{1: macs, 2: macs[1:], 3: {}}, kept)
 
 	require.NoError(t, s.db.Update(t.Context(), func(tx *store.Tx) error { return tx.Put(bpdusBucket, "0000000000000002", []byte(`"eat"`)) }))
 	_, err = s.BPDUs(t.Context())

@@ -202,7 +202,8 @@ func switchConfirm() *cobra.Command {
 		Use: "confirm DPID", Short: "Let a switch be written to that was held back", Args: cobra.ExactArgs(1),
 		Long: "Let a switch be written to that was held back: because the store does not seem to be the one it was programmed\n" +
 			"from, or because more than half of what it holds would be deleted. `switch get` shows which. What the store\n" +
-			"does not want is then deleted from the switch.",
+			"does not want is then deleted from the switch. One whose ports are those that another datapath id had (fault\n" +
+			"`ports`) has them for its own from then on.",
 	}
 	wait := waitFlag(cmd)
 	return clientCommand(cmd, outputs, func(c *client, args []string) error {

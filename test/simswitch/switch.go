@@ -24,6 +24,8 @@ type Options struct {
 	DPID  ofproto.DPID
 	Ports []ofproto.Port // all up
 	Desc  *ofproto.Desc  // nil: names itself Open vSwitch
+	// HWAddr gives ports their hardware addresses; nil: they are made of DPID and port.
+	HWAddr func(ofproto.Port) ofproto.MAC
 
 	MaxFlows   int // of one table; 0: no limit
 	MaxGroups  int // 0: no limit
@@ -121,6 +123,9 @@ func (s *Switch) portDesc(p ofproto.Port, up bool) ofproto.PortDesc {
 	d := ofproto.PortDesc{
 		Port: p, Name: "port" + p.String(), State: ofproto.PortStateLinkDown,
 		HWAddr: ofproto.MAC{0x0a, byte(s.o.DPID >> 8), byte(s.o.DPID), byte(p >> 16), byte(p >> 8), byte(p)},
+	}
+	if s.o.HWAddr != nil {
+		d.HWAddr = s.o.HWAddr(p)
 	}
 	if up {
 		d.State = ofproto.PortStateLive

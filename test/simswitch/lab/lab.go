@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -39,6 +40,7 @@ type Memory struct {
 	mu       sync.Mutex
 	stages   map[ofproto.DPID]controller.Stage
 	bpdus    map[ofproto.DPID]controller.BPDUs
+	macs     map[ofproto.DPID][]ofproto.MAC
 	term     uint64
 	topology []byte
 	kinds    map[string]controller.Capabilities
@@ -81,6 +83,26 @@ func (m *Memory) SetBPDUs(_ context.Context, dpid ofproto.DPID, b controller.BPD
 		m.bpdus = map[ofproto.DPID]controller.BPDUs{}
 	}
 	m.bpdus[dpid] = b
+	return nil
+}
+
+// PortMACs implements controller.Store.
+func (m *Memory) PortMACs(context.Context) (map[ofproto.DPID][]ofproto.MAC, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	macs := map[ofproto.DPID][]ofproto.MAC{}
+	maps.Copy(macs, m.macs)
+	return macs, nil
+}
+
+// SetPortMACs implements controller.Store.
+func (m *Memory) SetPortMACs(_ context.Context, dpid ofproto.DPID, macs []ofproto.MAC) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.macs == nil {
+		m.macs = map[ofproto.DPID][]ofproto.MAC{}
+	}
+	m.macs[dpid] = slices.Clone(macs)
 	return nil
 }
 
