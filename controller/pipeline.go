@@ -94,8 +94,11 @@ const (
 	// have from before stays what it is and is not in the way.
 	PrioMiss uint16 = 1 // every table
 
-	PrioSourceLink uint16 = 200 // source: ports that lead to other switches, or bring a flood
-	PrioSourceHost uint16 = 100 // source: known hosts where they belong
+	PrioSourceOwn       uint16 = 160 // source: the controller's and VIPs' addresses on segments
+	PrioSourceVIP       uint16 = 150 // source: a VIP's address from hosts
+	PrioSourceElsewhere uint16 = 90  // source: pinned hosts where they do not belong
+	PrioSourceLink      uint16 = 200 // source: ports that lead to other switches, or bring a flood
+	PrioSourceHost      uint16 = 100 // source: known hosts where they belong
 
 	PrioProbeReply uint16 = 400 // vip: replies to health monitors; ingress where that is all
 	PrioVIPChosen  uint16 = 350 // vip: what is on its way to a member, or back, already
@@ -158,9 +161,9 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioMeasured, App: AppMeasure, Stages: "all", Match: "broadcast of a measurement", Does: "drop: none goes round when there is no measurement"},
 				{Priority: PrioMeasured, App: AppMeasure, Stages: "all", Match: "ARP, neighbour advertisement to an address that measurements ask from; observe: anything to one", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPARP, App: AppBalancer, Stages: "steer, managed", Match: "ARP request, neighbour solicitation for a VIP", Does: "turned into the reply and sent back, solicitations by way of vip; by the controller where the switch cannot"},
-				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "dsr: ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
+				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
 				{Priority: PrioVIPAsks, App: AppBalancer, Stages: "steer, managed", Match: "dsr: ARP request of another MAC that has a VIP's address for its own", Does: "the address is taken out; on as any other packet"},
-				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "dsr: other ARP, neighbour advertisement that gives a VIP's address another MAC", Does: "drop"},
+				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "other ARP, neighbour advertisement that gives a VIP's address another MAC", Does: "drop"},
 				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP; for a VIP, of a member behind an access port of its VLAN", Does: "to the controller, which answers"},
 				{Priority: PrioMeasure, App: AppMeasure, Stages: "all", Match: "ARP request, neighbour solicitation of a measurement", Does: "on as any other packet, without a copy; managed: to vip"},
 				{Priority: PrioARP, App: AppDiscovery, Stages: "all", Match: "ARP; IPv6 neighbour solicitations and advertisements", Does: "a copy to the controller, then on as any other packet"},
@@ -175,7 +178,10 @@ var Pipeline = &flowtable.Pipeline{
 			Next:    []ofproto.Table{TableVIP},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioSourceLink, App: AppForwarding, Stages: "managed", Match: "port of a link, or one that brings a flood of unknown sources", Does: "on to vip: hosts are learned where they enter the network, and not from a flood"},
-				{Priority: PrioSourceHost, App: AppForwarding, Stages: "managed", Match: "known host on its port", Does: "on to vip"},
+				{Priority: PrioSourceOwn, App: AppForwarding, Stages: "managed", Match: "port on a segment; an address of the controller's own range", Does: "on to vip: another domain's"},
+				{Priority: PrioSourceVIP, App: AppBalancer, Stages: "managed", Match: "the MAC of a VIP", Does: "drop: no host has it"},
+				{Priority: PrioSourceHost, App: AppForwarding, Stages: "managed", Match: "known host on its port; a member on any port on a segment", Does: "on to vip"},
+				{Priority: PrioSourceElsewhere, App: AppForwarding, Stages: "managed", Match: "a member, elsewhere", Does: "to the controller, and nowhere else: it has moved, or another says it were it"},
 				{Priority: PrioMiss, App: AppForwarding, Stages: "managed", Match: "everything else", Does: "a copy to the controller, then on to vip"},
 			},
 		},

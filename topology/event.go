@@ -4,7 +4,7 @@ import "fmt"
 
 // Event is one change of the graph: SwitchAdded, SwitchGone, PortChanged,
 // PortSettled, PortBlocked, LinkUp, LinkDown, LinkChanged, SegmentChanged, HostAdded, HostMoved, HostChanged,
-// HostFlaps or HostGone. Events are values and may be kept.
+// HostFlaps, HostClaimed or HostGone. Events are values and may be kept.
 type Event interface {
 	fmt.Stringer
 	// fabric is true when the change concerns switches, ports or links.
@@ -99,6 +99,14 @@ type HostMoved struct {
 // HostChanged tells that the addresses of a host changed, or its pin.
 type HostChanged struct{ Host Host }
 
+// HostClaimed tells that a host was seen where it is not known to be, or its address with
+// another, and that nothing was changed for it: whether it still is where it was is to be
+// found out (see Options.Claims).
+type HostClaimed struct {
+	Host Host // whose place or address is claimed
+	By   Sighting
+}
+
 // HostFlaps tells that a host was seen at a place other than its own and is left where
 // it was, because it moves too often: the place, or its own, is to blame.
 type HostFlaps struct {
@@ -124,6 +132,7 @@ func (HostAdded) fabric() bool      { return false }
 func (HostMoved) fabric() bool      { return false }
 func (HostChanged) fabric() bool    { return false }
 func (HostFlaps) fabric() bool      { return false }
+func (HostClaimed) fabric() bool    { return false }
 func (HostGone) fabric() bool       { return false }
 
 // String returns the event in one line.
@@ -182,6 +191,11 @@ func (e HostMoved) String() string {
 // String returns the event in one line.
 func (e HostFlaps) String() string {
 	return fmt.Sprintf("host flaps %v of %v at %v", e.Host.Key(), e.Host.Place, e.At)
+}
+
+// String returns the event in one line.
+func (e HostClaimed) String() string {
+	return fmt.Sprintf("host claimed %v of %v by %v at %v ip=%v", e.Host.Key(), e.Host.Place, e.By.MAC, e.By.Place, e.By.IP)
 }
 
 // String returns the event in one line.

@@ -39,6 +39,11 @@ type Options struct {
 	// switches, so this is what two ports that claim one address can make happen in
 	// them. Default no limit.
 	MoveEvery time.Duration
+	// Claims makes a host that is seen elsewhere, while hosts can be where it is or it is
+	// pinned, and an address that another host claims, a matter of question: SeeHost tells
+	// of the claim (HostClaimed) and changes nothing, until the sighting is said to be
+	// Verified. Hosts without an address, which cannot be asked, move at once.
+	Claims bool
 	// BeyondTTL is how long the hosts at a port that turned out to be the end of a link
 	// stay there: they are beyond it, so frames for them go the right way, until they are
 	// seen where they are. Those that are not pinned age as others do. Default not at all.

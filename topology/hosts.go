@@ -20,6 +20,8 @@ type Sighting struct {
 	// Declared: what configures the port says so, and not a frame. It counts before the
 	// port has settled, and no rate of new hosts or moves applies to it.
 	Declared bool
+	// Verified: the host that it takes something from was asked (see Options.Claims).
+	Verified bool
 }
 
 // hosts are the end stations of a graph.
@@ -116,9 +118,32 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	if !s.MAC.unicast() || !g.isEdge(s.Place) && !(s.Declared && g.mayBeEdge(s.Place)) {
 		return nil
 	}
+	return g.see(s)
+}
+
+// SeedHost records a host from before a restart. Unlike a sighting it counts at a port
+// that is down, too: the host was pinned there, and is to be pinned again before it ages.
+func (g *Graph) SeedHost(s Sighting, now time.Time) []Event {
+	g.tick(now)
+	n := g.switches[s.Place.DPID]
+	if n == nil || !s.MAC.unicast() {
+		return nil
+	}
+	if port, ok := n.ports[s.Place.Port]; !ok || port.Up && !g.isEdge(s.Place) {
+		return nil
+	}
+	return g.see(s)
+}
+
+// see records a sighting that counts.
+func (g *Graph) see(s Sighting) []Event {
 	h := &g.hosts
-	var evs []Event
+	var evs, claims []Event
 	key := HostKey{s.MAC, s.VLAN}
+	if owner := g.claimed(s); owner != nil {
+		claims = append(claims, HostClaimed{*owner, s})
+		s.IP = netip.Addr{}
+	}
 	st := h.byKey[key]
 	added, moved, changed := st == nil, false, false
 	var from Place
@@ -145,6 +170,9 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	} else if from = st.host.Place; from != s.Place {
 		if g.passesBy(s.Place, from) {
 			return nil
+		}
+		if !s.Declared && g.options.Claims && !s.Verified && len(st.host.IPs) > 0 && g.isHome(st.host) {
+			return append(claims, HostClaimed{st.host, s})
 		}
 		if !s.Declared && g.isEdge(from) && !st.mayMove(g.options.MoveEvery, g.now) {
 			if !st.flapped.IsZero() && g.now.Sub(st.flapped) < g.options.MoveEvery {
@@ -181,7 +209,31 @@ func (g *Graph) SeeHost(s Sighting, now time.Time) []Event {
 	case changed:
 		evs = append(evs, HostChanged{st.host})
 	}
-	return g.changed(evs)
+	return append(claims, g.changed(evs)...)
+}
+
+// claimed returns the host whose address a sighting of another claims without having
+// been verified; nil: there is none.
+func (g *Graph) claimed(s Sighting) *Host {
+	if !g.options.Claims || s.Declared || s.Verified || !s.IP.IsValid() {
+		return nil
+	}
+	owner, ok := g.hosts.byIP.get(ipKey{s.IP.WithZone("").Unmap(), s.VLAN})
+	if !ok || owner == (HostKey{s.MAC, s.VLAN}) {
+		return nil
+	}
+	host := g.hosts.byKey[owner].host
+	if !g.isHome(host) {
+		return nil
+	}
+	return &host
+}
+
+// isHome says whether a host can be where it is known to be: what claims to be it is
+// doubted then. A pinned one may be back at a port that is down. Where a port has turned
+// out to be the end of a link it is beyond, and moves to where it is seen.
+func (g *Graph) isHome(h Host) bool {
+	return g.isEdge(h.Place) || h.Pinned && len(g.at[h.Place]) == 0
 }
 
 // Pin keeps a host, known or yet to be seen, from ageing and from eviction; or

@@ -108,7 +108,8 @@ type ack struct {
 // location is what is known of where a member's address is.
 type location struct {
 	known  bool
-	lost   bool // it was known
+	lost   bool             // it was known
+	held   topology.HostKey // pinned for it, also while its port is down; zero: none
 	mac    ofproto.MAC
 	vlan   uint16 // of its frames where it is; 0: untagged
 	place  topology.Place
@@ -854,9 +855,7 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part {
 		p := compileAddress(addr, vlan, mac, answer, caps)
 		p.Flows = append(p.Flows, compileQuiet(addr, vlan, quiet)...)
-		if direct {
-			p.Flows = append(p.Flows, compileClaims(addr, vlan, mac, stage, caps)...)
-		}
+		p.Flows = append(p.Flows, compileClaims(addr, vlan, mac, stage, caps, direct)...)
 		if tracked {
 			p.Flows = append(p.Flows, trackErrors(addr, vlan)...)
 		}

@@ -101,6 +101,7 @@ type sight struct {
 	known    bool
 	declared bool // place is what a database says
 	searched bool // it is found by its frames, and asked for everywhere
+	kept     bool // it is not known, but its host is where a port is down
 	mac      ofproto.MAC
 	vlan     uint16
 	place    topology.Place // also of one that is not known, where something is known of it
@@ -136,12 +137,14 @@ func (a *App) atInterface(snap *topology.Snapshot, l *location, h topology.Host,
 	case !there:
 		s.reason = fmt.Sprintf("%s, whose switch has no port %d yet", named, at.Place.Port)
 		return s, true
-	case !port.Up:
-		s.reason = "port " + at.Place.String() + " is down"
-		return s, true
 	}
-	if ok && h.Place == at.Place && (s.mac == ofproto.MAC{} || s.mac == ofproto.MAC(h.MAC)) {
+	heard := ok && h.Place == at.Place && (s.mac == ofproto.MAC{} || s.mac == ofproto.MAC(h.MAC))
+	if heard {
 		s.mac, s.vlan = ofproto.MAC(h.MAC), h.VLAN
+	}
+	if !port.Up {
+		s.kept, s.reason = heard, "port "+at.Place.String()+" is down"
+		return s, true
 	}
 	if s.mac == (ofproto.MAC{}) {
 		s.mac = l.mac // what is attached keeps its address where it goes

@@ -38,18 +38,22 @@ func (in vipInput) handedOver(p *flowtable.Part) {
 	}
 }
 
-// compileClaims keeps the address of VIPs from being claimed by another MAC than theirs:
-// members in mode dsr have it, and one that is not set up with care says so in ARP. What
-// such a member wants to know it is told still: its requests go on without the address.
+// compileClaims keeps the address of VIPs from being claimed by another MAC than theirs,
+// and their MAC from being any host's. Members in mode dsr have the address, and one that
+// is not set up with care says so in ARP. What such a member wants to know it is told
+// still: its requests go on without the address, where direct says that there are such.
 // The controller gets no copy. Replies that other switches have made pass. A switch with
 // one table would need an entry for each host, and has none of this.
-func compileClaims(addr netip.Addr, vlan uint16, mac ofproto.MAC, stage controller.Stage, caps controller.Capabilities) []flowtable.Flow {
+func compileClaims(addr netip.Addr, vlan uint16, mac ofproto.MAC, stage controller.Stage, caps controller.Capabilities, direct bool) (flows []flowtable.Flow) {
 	if caps.OneTable() {
 		return nil
 	}
 	next := controller.TableVIP
 	if stage == controller.StageManaged {
 		next = controller.TableSource
+		flows = append(flows, flowtable.Flow{
+			Table: controller.TableSource, Priority: controller.PrioSourceVIP, Match: ofproto.NewMatch(ofproto.EthSrc(mac), inVLAN(vlan)),
+		})
 	}
 	on := []ofproto.Instruction{ofproto.GotoTable{Table: next}}
 	flow := func(priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
@@ -57,17 +61,15 @@ func compileClaims(addr netip.Addr, vlan uint16, mac ofproto.MAC, stage controll
 	}
 	if addr.Is6() {
 		claim := append(network(addr, vlan), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(packet.ICMPv6NeighborAdvertisement), ofproto.IPv6NDTarget(addr))
-		return []flowtable.Flow{
+		return append(flows,
 			flow(controller.PrioVIPOwn, on, append(claim[:len(claim):len(claim)], ofproto.EthSrc(mac))...),
-			flow(controller.PrioVIPClaim, nil, claim...),
-		}
+			flow(controller.PrioVIPClaim, nil, claim...))
 	}
 	claim := []ofproto.Field{ofproto.EthType(packet.EtherTypeARP), inVLAN(vlan), ofproto.ARPSPA(netip.PrefixFrom(addr, 32))}
-	flows := []flowtable.Flow{
+	flows = append(flows,
 		flow(controller.PrioVIPOwn, on, append(claim[:len(claim):len(claim)], ofproto.ARPSHA(mac))...),
-		flow(controller.PrioVIPClaim, nil, claim...),
-	}
-	if caps.Nicira { // the specification's own switches need not write fields of ARP
+		flow(controller.PrioVIPClaim, nil, claim...))
+	if direct && caps.Nicira { // the specification's own switches need not write fields of ARP
 		without := ofproto.ApplyActions{Actions: []ofproto.Action{
 			ofproto.SetField{Field: ofproto.ARPSPA(netip.PrefixFrom(netip.IPv4Unspecified(), 32))},
 		}}

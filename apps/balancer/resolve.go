@@ -81,6 +81,11 @@ func (a *App) relocate(c *controller.Context, addrs iter.Seq[netip.Addr]) {
 func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 	l := a.members[addr]
 	is := a.sight(c.Graph.Snapshot(), addr)
+	if is.known || is.kept {
+		a.hold(c, addr, topology.HostKey{MAC: topology.MAC(is.mac), VLAN: is.vlan})
+	} else {
+		a.hold(c, addr, topology.HostKey{})
+	}
 	if is.known == l.known && (!is.known || is.mac == l.mac && is.vlan == l.vlan && is.place == l.place && is.declared == l.declared) {
 		if !is.known && (l.reason == "" || l.iface != "") {
 			l.reason = is.reason
@@ -88,16 +93,13 @@ func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 		}
 		return false
 	}
-	if l.known {
-		a.dropHost(c, l.host(), addr)
-	}
 	*l = location{
-		known: is.known, lost: !is.known, since: c.Now, asked: l.asked, place: l.place, mac: l.mac, vlan: is.vlan, network: l.network, iface: l.iface,
+		known: is.known, lost: !is.known, held: l.held, since: c.Now, asked: l.asked, place: l.place, mac: l.mac, vlan: is.vlan, network: l.network, iface: l.iface,
 	}
 	a.put(addr, is)
 	if is.known {
 		l.mac = is.mac
-		a.noteHost(c, l.host(), addr)
+		pin(c, l.host(), true) // again: it may have been let go for its silence
 	} else {
 		if l.iface == "" {
 			l.mac = ofproto.MAC{}
@@ -135,7 +137,7 @@ func (a *App) sight(snap *topology.Snapshot, addr netip.Addr) sight {
 	s := sight{searched: true, known: ok, mac: ofproto.MAC(h.MAC), vlan: h.VLAN, place: h.Place}
 	if ok {
 		if p, up := snap.Port(h.Place); !up || !p.Up {
-			s.known, s.reason = false, elsewhere+"port "+h.Place.String()+" is down"
+			s.known, s.kept, s.reason = false, true, elsewhere+"port "+h.Place.String()+" is down"
 		}
 		return s
 	}
@@ -360,28 +362,35 @@ func advertise(f packet.Frame, target netip.Addr, mac ofproto.MAC, vlan uint16) 
 	return packet.AppendNeighborAdvertisement(nil, to, target, !asker.IsUnspecified())
 }
 
-// noteHost and dropHost keep which members a host is, and keep such a host from being
-// pushed out of the table of hosts by a flood of others.
-func (a *App) noteHost(c *controller.Context, host topology.HostKey, addr netip.Addr) {
-	add(a.addressOf, host, addr)
-	pin(c, host, true)
+// hold notes which host a member is, and keeps that one from being pushed out of the
+// table of hosts by a flood of others, and at its place while its port is down: another
+// that claims to be it is asked more than one that is new. The zero key: it is none.
+func (a *App) hold(c *controller.Context, addr netip.Addr, host topology.HostKey) {
+	l := a.members[addr]
+	if l == nil || l.held == host {
+		return
+	}
+	before := l.held
+	l.held = host
+	if host != (topology.HostKey{}) {
+		add(a.addressOf, host, addr)
+		pin(c, host, true)
+	}
+	if before == (topology.HostKey{}) {
+		return
+	}
+	if remove(a.addressOf, before, addr); a.addressOf[before] == nil {
+		pin(c, before, false)
+	}
 }
 
 // forget drops what is known of an address that no VIP has as a member any more.
 func (a *App) forget(c *controller.Context, addr netip.Addr) {
 	if l := a.members[addr]; l != nil {
 		remove(a.at, l.place, addr)
-		if l.known {
-			a.dropHost(c, l.host(), addr)
-		}
+		a.hold(c, addr, topology.HostKey{})
 	}
 	delete(a.members, addr)
-}
-
-func (a *App) dropHost(c *controller.Context, host topology.HostKey, addr netip.Addr) {
-	if remove(a.addressOf, host, addr); a.addressOf[host] == nil {
-		pin(c, host, false)
-	}
 }
 
 func pin(c *controller.Context, host topology.HostKey, pinned bool) {

@@ -54,6 +54,8 @@ type App struct {
 	copies    copies
 	answering map[topology.DPID]bool   // switches that send probes back by themselves
 	doubts    map[topology.DPID]*doubt // of switches that are not connected
+	claims    map[claimKey]*claim
+	gone      map[topology.HostKey]departure
 
 	savedVersion uint64
 	savedAt      time.Time
@@ -76,6 +78,7 @@ func New(key []byte, random io.Reader, store func(context.Context, []byte) error
 		key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]time.Time{},
 		parted: map[pair]parting{}, echoes: map[topology.Place]*echo{}, copies: copies{frames: map[uint64]*copied{}},
 		answering: map[topology.DPID]bool{}, doubts: map[topology.DPID]*doubt{},
+		claims: map[claimKey]*claim{}, gone: map[topology.HostKey]departure{},
 	}
 }
 
@@ -175,6 +178,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		} else {
 			a.probe(c, e.Place)
 			a.wakeUp(c)
+			a.settleClaims(c)
 		}
 	case topology.SwitchGone:
 		if a.doubts[e.DPID] == nil {
@@ -189,6 +193,12 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.segmentChanged(c, e)
 	case topology.HostMoved:
 		a.suspect(c, e.Host.VLAN, e.Host.Place, e.From)
+	case topology.HostClaimed:
+		a.claimed(c, e)
+	case topology.HostGone:
+		a.departed(c, e)
+	case topology.HostAdded:
+		a.arrived(c, e.Host)
 	case topology.HostFlaps:
 		a.suspect(c, e.Host.VLAN, e.Host.Place, e.At)
 	case controller.PacketIn:
@@ -211,6 +221,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.probeBridges(c)
 		a.sendEchoes(c)
 		a.ask(c)
+		a.settleClaims(c)
 		a.save(c)
 	}
 	if pinned(event) && !a.urgent {
@@ -345,6 +356,7 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 	if s.IP.IsValid() && a.virtual != nil && a.virtual(s.IP) {
 		s.IP = netip.Addr{}
 	}
+	a.testify(c, s)
 	emit(c, c.Graph.SeeHost(s, c.Now))
 }
 
@@ -585,10 +597,10 @@ func Restore(g *topology.Graph, saved []byte, now time.Time) error {
 	}
 	for _, h := range s.Hosts {
 		sighting := topology.Sighting{MAC: topology.MAC(h.MAC), VLAN: h.VLAN, Place: h.Place.place()}
-		g.SeeHost(sighting, now)
+		g.SeedHost(sighting, now)
 		for _, ip := range h.IPs {
 			sighting.IP = ip
-			g.SeeHost(sighting, now)
+			g.SeedHost(sighting, now)
 		}
 	}
 	return nil

@@ -87,6 +87,10 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.setHost(c, e.Host)
 	case topology.HostMoved:
 		a.setHost(c, e.Host)
+	case topology.HostChanged:
+		if known, ok := a.hosts[hostPart(e.Host)]; ok && known.Pinned != e.Host.Pinned {
+			a.setHost(c, e.Host)
+		}
 	case topology.HostGone:
 		delete(a.hosts, hostPart(e.Host))
 		a.dirtyHost(c, hostPart(e.Host))
@@ -201,6 +205,9 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller
 			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlocked, nil, in))
 			continue
 		}
+		if snap.IsOnSegment(at) && !caps.OneTable() {
+			p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceOwn, gotoTable(controller.TableVIP), in, ownMACs))
+		}
 		if (snap.IsLink(at) || unlearned[port.Port]) && !caps.OneTable() {
 			p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceLink, gotoTable(controller.TableVIP), in))
 		}
@@ -242,6 +249,10 @@ func isBeyond(snap *topology.Snapshot, dpid topology.DPID, at topology.Place) bo
 	return len(path) > 0 && path[len(path)-1].In == at.Port
 }
 
+// ownMACs are the addresses that the controller takes for itself and for VIPs. On a
+// segment they come from other domains.
+var ownMACs = ofproto.EthSrcMasked(ofproto.MAC{controller.ProbeMAC[0], controller.ProbeMAC[1], controller.ProbeMAC[2]}, ofproto.MAC{0xff, 0xff, 0xff})
+
 // compileHost is what one switch does for one host: out of its port on the host's
 // switch, out of the port on the shortest path elsewhere, nothing where there is
 // no path (its packets are flooded along the tree).
@@ -260,6 +271,18 @@ func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host, o
 	} else if !oneTable {
 		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceHost, gotoTable(controller.TableVIP),
 			ofproto.InPort(ofproto.Port(port)), ofproto.EthSrc(mac), tag))
+	}
+	// A host at the end of a link is beyond it, and a switch that has no way to the host may
+	// be between: then nobody knows yet where its frames enter.
+	if h.Pinned && ok && !oneTable && !snap.IsLink(h.Place) {
+		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceElsewhere, apply(ofproto.ToController()), ofproto.EthSrc(mac), tag))
+		for _, edge := range snap.EdgePorts(dpid) {
+			// What is sent on a segment comes to every domain around it.
+			if at := (topology.Place{DPID: dpid, Port: edge}); at != h.Place && snap.IsOnSegment(at) {
+				p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceHost, gotoTable(controller.TableVIP),
+					ofproto.InPort(ofproto.Port(edge)), ofproto.EthSrc(mac), tag))
+			}
+		}
 	}
 	if ok {
 		p.Flows = append(p.Flows, flow(controller.TableDestination, controller.PrioHost, apply(ofproto.OutputPort(ofproto.Port(port))),

@@ -68,7 +68,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	// All that is stored is read before a switch may connect: nothing is written to
 	// switches from less than the whole desired state.
 	state := state{db}
-	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery, BeyondTTL: beyondTTL})
+	graph := topology.New(topology.Options{EdgeDelay: edgeDelay, NewHostsAt: newHostsAt, MoveEvery: moveEvery, Claims: true, BeyondTTL: beyondTTL})
 	saved, err := state.topology()
 	if err != nil {
 		return err

@@ -128,7 +128,7 @@ func start(t *testing.T, o options) *rig {
 	var err error
 	r.db, err = store.Open(o.keep.dir, store.Options{})
 	require.NoError(t, err)
-	r.graph = topology.New(topology.Options{EdgeDelay: lab.EdgeDelay, MoveEvery: 5 * time.Second})
+	r.graph = topology.New(topology.Options{EdgeDelay: lab.EdgeDelay, MoveEvery: 5 * time.Second, Claims: true})
 	require.NoError(t, discovery.Restore(r.graph, o.keep.memory.Topology(), time.Now()))
 	r.intents = balancer.NewIntents(r.db, time.Now, func(c balancer.Change) { _ = r.core.Post(context.Background(), c) })
 	records, err := r.intents.All(t.Context())
