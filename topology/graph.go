@@ -42,7 +42,7 @@ type Options struct {
 	// Claims makes a host that is seen elsewhere, while hosts can be where it is or it is
 	// pinned, and an address that another host claims, a matter of question: SeeHost tells
 	// of the claim (HostClaimed) and changes nothing, until the sighting is said to be
-	// Verified. Hosts without an address, which cannot be asked, move at once.
+	// Verified. Hosts without an address, which cannot be asked, and new ones move at once.
 	Claims bool
 	// BeyondTTL is how long the hosts at a port that turned out to be the end of a link
 	// stay there: they are beyond it, so frames for them go the right way, until they are

@@ -45,9 +45,14 @@ type station struct {
 	seen []time.Time   // when each of host.IPs was last claimed
 	elem *list.Element // nil while pinned
 
+	young   time.Time // until when it moves at once; see youngFor
 	moves   rate      // between places that are both up
 	flapped time.Time // when that was last told
 }
+
+// youngFor is how long a new host that is seen elsewhere is not doubted (Options.Claims):
+// its first frame comes in at several places of a segment, and not where it entered first.
+const youngFor = 500 * time.Millisecond
 
 // movesAtOnce is how often a host may move before Options.MoveEvery counts.
 const movesAtOnce = 3
@@ -132,7 +137,11 @@ func (g *Graph) SeedHost(s Sighting, now time.Time) []Event {
 	if port, ok := n.ports[s.Place.Port]; !ok || port.Up && !g.isEdge(s.Place) {
 		return nil
 	}
-	return g.see(s)
+	evs := g.see(s)
+	if st := g.hosts.byKey[HostKey{s.MAC, s.VLAN}]; st != nil {
+		st.young = time.Time{}
+	}
+	return evs
 }
 
 // see records a sighting that counts.
@@ -159,7 +168,7 @@ func (g *Graph) see(s Sighting) []Event {
 			return nil
 		}
 		evs = append(evs, evicted...)
-		st = &station{host: Host{MAC: s.MAC, VLAN: s.VLAN, Place: s.Place, IPs: []netip.Addr{}, FirstSeen: g.now}}
+		st = &station{host: Host{MAC: s.MAC, VLAN: s.VLAN, Place: s.Place, IPs: []netip.Addr{}, FirstSeen: g.now}, young: g.now.Add(youngFor)}
 		h.byKey[key] = st
 		h.arrive(s.Place, key)
 		if _, ok := h.pins[key]; ok {
@@ -171,7 +180,7 @@ func (g *Graph) see(s Sighting) []Event {
 		if g.passesBy(s.Place, from) {
 			return nil
 		}
-		if !s.Declared && g.options.Claims && !s.Verified && len(st.host.IPs) > 0 && g.isHome(st.host) {
+		if !s.Declared && g.options.Claims && !s.Verified && len(st.host.IPs) > 0 && (st.host.Pinned || !st.young.After(g.now)) && g.isHome(st.host) {
 			return append(claims, HostClaimed{st.host, s})
 		}
 		if !s.Declared && g.isEdge(from) && !st.mayMove(g.options.MoveEvery, g.now) {

@@ -11,8 +11,7 @@ import (
 )
 
 // A host that is seen elsewhere has moved, or another one says that it were it. The place
-// where it is known to be is asked: while the host answers there, or is seen there, the
-// claim is refused. A pinned host, one that VIPs have as a member, must answer at the new
+// where it is known to be is asked: while the host answers there the claim is refused. A pinned host, one that VIPs have as a member, must answer at the new
 // place too. Where the port of the old place is down nobody can be asked there; a pinned
 // host is then waited for a little longer, so that a port that goes down and up again is no
 // occasion.
@@ -84,7 +83,8 @@ func isUp(c *controller.Context, at topology.Place) bool {
 	return ok && state.Up
 }
 
-// testify takes a sighting as an answer to what is asked.
+// testify takes a sighting that answers a question of the controller's. Others prove
+// nothing: what a host sent before it moved may come after what it sent then.
 func (a *App) testify(c *controller.Context, s topology.Sighting) {
 	for key, k := range a.claims {
 		switch {

@@ -356,7 +356,9 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 	if s.IP.IsValid() && a.virtual != nil && a.virtual(s.IP) {
 		s.IP = netip.Addr{}
 	}
-	a.testify(c, s)
+	if f.Ethernet().Dst == packet.MAC(controller.ProbeMAC) {
+		a.testify(c, s)
+	}
 	emit(c, c.Graph.SeeHost(s, c.Now))
 }
 

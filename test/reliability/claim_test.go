@@ -193,3 +193,25 @@ func TestT06SpoofOfAVIP(t *testing.T) {
 		require.NotEmpty(t, r.serves("h1", 5000, rec))
 	})
 }
+
+// TestT16LateFrames has what a host sent before it moved come after its announcement: it
+// is followed nevertheless, a member as well as another.
+func TestT16LateFrames(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, _ := balanced(t)
+		for i, name := range []string{"h1", "h2"} {
+			h := *r.Host(name)
+			from, to := h.At, simswitch.Place{DPID: 4, Port: ofproto.Port(40 + i)}
+			r.Move(name, to)
+			r.AddHost(simswitch.Host{Name: "late " + name, MAC: h.MAC, At: from})
+			time.Sleep(1100 * time.Millisecond) // until a port that came up is used
+			r.Announce(name)
+			for range 5 {
+				time.Sleep(10 * time.Millisecond)
+				r.Send("late "+name, packet.AppendARPRequest(nil, h.MAC, h.IP, r.Host("h3").IP))
+			}
+			d := took(t, time.Second, "the host has moved", func() bool { return r.at(name) == to })
+			t.Logf("%s is followed after %v", name, d)
+		}
+	})
+}
