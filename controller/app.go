@@ -62,6 +62,10 @@ type SwitchUp struct{ DPID ofproto.DPID }
 // it stays installed.
 type SwitchDown struct{ DPID ofproto.DPID }
 
+// StageLeaving says that a switch is about to leave stage managed. It forwards as it did;
+// the others are to reckon with one that forwards on its own.
+type StageLeaving struct{ DPID ofproto.DPID }
+
 // StageChanged says that a switch was moved to another stage. All its parts are
 // compiled again after the event.
 type StageChanged struct{ DPID ofproto.DPID }

@@ -307,19 +307,77 @@ func (c *Controller) enqueue(ctx context.Context, f func()) error {
 	}
 }
 
-// SetStage stores the stage of a switch and moves the switch to it.
+// leaveWithin bounds the wait for the others when a switch is to forward on its own.
+const leaveWithin = 2 * time.Second
+
+// SetStage stores the stage of a switch and moves the switch to it. One that leaves stage
+// managed does so after the others have stopped using all but one of the cables to it: what
+// it learns on its own from a cable that is about to be closed, it would not soon forget.
 func (c *Controller) SetStage(ctx context.Context, dpid ofproto.DPID, stage Stage) error {
 	if err := c.Store.SetStage(ctx, dpid, stage); err != nil {
 		return fmt.Errorf("controller: store stage: %w", err)
 	}
-	return c.Do(ctx, func(x *Context) {
+	leaves := false
+	err := c.Do(ctx, func(x *Context) {
 		c.stages[dpid] = stage
-		if sw := x.switches[dpid]; sw != nil && sw.Stage != stage {
-			sw.Stage = stage
-			x.Emit(StageChanged{dpid})
-			x.Notify("switch", map[string]any{"dpid": dpid.String(), "stage": stage.String()})
+		sw := x.switches[dpid]
+		if leaves = sw != nil && sw.Stage == StageManaged && stage != StageManaged; leaves {
+			c.rerouteAt = x.Now
+			x.Emit(StageLeaving{dpid})
+		} else {
+			c.moveTo(sw, stage)
 		}
 	})
+	if err != nil || !leaves {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, leaveWithin)
+	defer cancel()
+	if err := c.routed(wait); err != nil && wait.Err() == nil {
+		return err
+	}
+	// Whoever asked may have gone meanwhile: what was begun is ended.
+	return c.Do(context.WithoutCancel(ctx), func(x *Context) {
+		if c.stages[dpid] == stage { // else it was moved again
+			c.moveTo(x.switches[dpid], stage)
+		}
+	})
+}
+
+// moveTo moves a switch, if it is connected, to a stage.
+func (c *Controller) moveTo(sw *Switch, stage Stage) {
+	if sw == nil || sw.Stage == stage {
+		return
+	}
+	sw.Stage = stage
+	c.ctx.Emit(StageChanged{sw.DPID})
+	c.ctx.Notify("switch", map[string]any{"dpid": sw.DPID.String(), "stage": stage.String()})
+}
+
+// routed waits until paths are calculated and every switch has acknowledged its own.
+func (c *Controller) routed(ctx context.Context) error {
+	for again := true; again; {
+		if err := c.Do(ctx, func(*Context) { again = c.reroute }); err != nil {
+			return err
+		}
+		if again {
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	var all []ofproto.DPID
+	if err := c.Do(ctx, func(x *Context) { all = slices.Collect(maps.Keys(x.switches)) }); err != nil {
+		return err
+	}
+	for _, dpid := range all {
+		if err := c.Settled(ctx, dpid); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Flows asks a connected switch for all its flow entries. What f gets is only good

@@ -154,6 +154,8 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.wakeUp(c)
 	case controller.StageChanged:
 		a.stage(c, e.DPID)
+	case controller.StageLeaving:
+		emit(c, c.Graph.SetManaged(topology.DPID(e.DPID), false, c.Now))
 	case controller.BPDUsChanged:
 		c.Dirty(e.DPID, partBase)
 		if sw := c.Switch(e.DPID); sw != nil {

@@ -3,11 +3,13 @@ package forwarding_test
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/ofproto/packet"
 	"github.com/fairlead/fairlead/test/simswitch"
 	"github.com/fairlead/fairlead/test/simswitch/lab"
 	"github.com/fairlead/fairlead/topology"
@@ -54,6 +56,38 @@ func TestCirclesThroughSteer(t *testing.T) {
 				require.Equal(t, s.blocked, blocked)
 				l.NoFaults()
 			})
+		})
+	}
+}
+
+// TestLeavingManaged moves switches of a ring from managed to steer while one frame is on
+// its way: wherever it falls, what the switch learned of it on its own is good afterwards,
+// and the frame arrives.
+func TestLeavingManaged(t *testing.T) {
+	for at := time.Duration(0); at < 900*time.Millisecond; at += 30 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			l := lab.Start(t, lab.Build(3, simswitch.Options{}, lab.Ring(3)...), lab.Options{})
+			l.Settle()
+			everyUnicastArrives(t, l)
+			l.Pass(time.Second)
+			send := func(from, to string) {
+				a, b := l.Host(from), l.Host(to)
+				l.Forget()
+				l.Send(from, packet.AppendUDPFrame(nil, packet.Flow{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.AddrPort(1), Dst: b.AddrPort(2)}, nil))
+				require.Equal(t, 1, len(l.Received(to)), "copies from %s to %s after %v", from, to, at)
+			}
+			// Paths were calculated just now, and are not at once again of themselves.
+			require.NoError(t, l.Core.SetStage(t.Context(), 1, controller.StageSteer))
+			moved := make(chan error, 1)
+			go func() { moved <- l.Core.SetStage(t.Context(), 3, controller.StageSteer) }()
+			l.Pass(at)
+			send("h2", "h3")
+			l.Pass(time.Second)
+			require.NoError(t, <-moved)
+			l.Settle()
+			send("h3", "h2")
+			send("h1", "h3")
+			l.NoFaults()
 		})
 	}
 }

@@ -749,6 +749,14 @@ func (h *Hosts) release(ctx context.Context, k *host, bridge string) error {
 	if err := h.save(ctx, a); err != nil {
 		return err
 	}
+	// It forwards on its own before it is let go: the others close all cables to it but one.
+	if stage, _, err := h.o.Switches.Stage(ctx, parseDPID(a.DPID)); err != nil {
+		return err
+	} else if stage == "managed" {
+		if err := h.o.Switches.SetStage(ctx, parseDPID(a.DPID), "steer"); err != nil {
+			return err
+		}
+	}
 	// A bridge with earlier controllers flushes nothing when Fairlead goes: Fairlead takes
 	// its flows along, when one of the others is there.
 	stays := slices.ContainsFunc(s.record.Controllers, s.record.Before.has)
