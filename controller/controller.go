@@ -38,9 +38,11 @@ const (
 	rerouteMost  = 2 * time.Second
 	// rerouteUnrest is the shortest time where changes go on and on: each recalculation
 	// that follows the one before within rerouteCalm doubles the time to the next, up to
-	// it. A change after a calm is followed at once.
+	// it. A change after a calm is followed at once, and so, but for rerouteEvery, is the
+	// loss of a link that was not lost within rerouteForget before.
 	rerouteUnrest = 700 * time.Millisecond
 	rerouteCalm   = 2 * time.Second
+	rerouteForget = 10 * time.Second
 	// goneAfter is how long a switch whose session ended stays in the graph, and its
 	// links are believed without being heard. Its flows outlive the session: a loss of
 	// the channel is no reason to route around it or to forget the hosts behind it. A
@@ -144,7 +146,11 @@ type Controller struct {
 	reroute   bool
 	rerouted  bool      // in this turn of the loop
 	rerouteAt time.Time // not before
-	unrest    int       // recalculations that followed one another
+	// rerouteSoon is the least that rerouteAt may be: a link that was lost for the first
+	// time does not wait for the unrest to end.
+	rerouteSoon time.Time
+	lost        map[[2]topology.Place]time.Time // links, by their ends: when they were lost last
+	unrest      int                             // recalculations that followed one another
 }
 
 // New reads what is stored and returns a controller that is ready to Run.
@@ -188,6 +194,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		portMACs: macs,
 		away:     map[ofproto.DPID]*Switch{},
 		goneAt:   map[ofproto.DPID]time.Time{},
+		lost:     map[[2]topology.Place]time.Time{},
 		ctx:      NewContext(time.Now(), o.Graph, nil),
 	}
 	for _, app := range o.Apps {

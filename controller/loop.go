@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 	"runtime/debug"
 	"time"
 
@@ -219,7 +220,9 @@ func (c *Controller) flush() {
 			c.unrest = 0
 		}
 		rest := min(max(rerouteRest*time.Since(x.Now), rerouteEvery), rerouteMost)
+		c.rerouteSoon = x.Now.Add(rest)
 		c.rerouteAt = x.Now.Add(max(rest, min(rest<<min(c.unrest, 4), rerouteUnrest)))
+		maps.DeleteFunc(c.lost, func(_ [2]topology.Place, at time.Time) bool { return x.Now.Sub(at) > rerouteForget })
 	}
 }
 
@@ -230,7 +233,10 @@ func (c *Controller) dispatch() {
 		e := x.events[0]
 		x.events = x.events[1:]
 		switch e := e.(type) {
-		case topology.LinkUp, topology.LinkDown, topology.SegmentChanged:
+		case topology.LinkDown:
+			c.reroute = true
+			c.lostLink(e.Link)
+		case topology.LinkUp, topology.SegmentChanged:
 			c.reroute = true
 		case StageChanged:
 			defer func() {
@@ -250,6 +256,15 @@ func (c *Controller) dispatch() {
 		c.dispatch()
 		c.rerouted = true
 	}
+}
+
+// lostLink has paths calculated soon where a link was lost that is not lost again and again.
+func (c *Controller) lostLink(l topology.Link) {
+	ends, now := [2]topology.Place{l.A, l.B}, c.ctx.Now
+	if now.Sub(c.lost[ends]) > rerouteForget {
+		c.rerouteAt = earlier(c.rerouteAt, c.rerouteSoon)
+	}
+	c.lost[ends] = now
 }
 
 // call runs an app and contains its panics: a bug that one packet brings out must

@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -49,10 +48,7 @@ var offeringColumns = []struct {
 // offerings reads the table.
 func offerings(t *testing.T) []offering {
 	t.Helper()
-	text, err := os.ReadFile("docs/balancing.md")
-	if errors.Is(err, os.ErrNotExist) { // as a test of the package, not as a binary in the root
-		text, err = os.ReadFile("../../docs/balancing.md")
-	}
+	text, err := os.ReadFile(repositoryFile(t, "docs/balancing.md"))
 	require.NoError(t, err)
 	_, table, found := strings.Cut(string(text), "<!-- printed by:")
 	require.True(t, found)

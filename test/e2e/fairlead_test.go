@@ -41,6 +41,20 @@ var fairleadBinary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// repositoryFile finds a file of the repository: tests run in their package's directory, or
+// by make in the root.
+func repositoryFile(t testing.TB, name string) string {
+	t.Helper()
+	for _, root := range []string{".", "../.."} {
+		path := filepath.Join(root, name)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	t.Fatalf("%s: neither here nor two directories up", name)
+	return ""
+}
+
 // controller is a fairlead process of a lab and its REST client. Its data
 // directory stays while processes come and go.
 type controller struct {

@@ -39,7 +39,7 @@ func hybrid(t *testing.T, args ...string) (steps []hybridStep) {
 	require.NoError(t, err)
 	report := filepath.Join(t.TempDir(), "report.json")
 	// The Python of the system: the one that Ansible is installed for.
-	cmd := exec.Command("/usr/bin/python3", append([]string{"../../mininet/hybrid/demo.py", "--report", report}, args...)...)
+	cmd := exec.Command("/usr/bin/python3", append([]string{repositoryFile(t, "mininet/hybrid/demo.py"), "--report", report}, args...)...)
 	cmd.Env = append(os.Environ(), "FAIRLEAD_BIN="+binary)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
