@@ -330,34 +330,16 @@ func (s *Server) respondSwitch(c echo.Context, dpid ofproto.DPID) error {
 func stageTag(stage string) string { return `"` + stage + `"` }
 
 func (s *Server) putStage(c echo.Context) error {
-	dpid, err := dpidParam(c)
-	if err != nil {
-		return err
-	}
-	cond, wait, err := writeParams(c)
-	if err != nil {
-		return err
-	}
-	body, err := readBody(c)
-	if err != nil {
-		return err
-	}
-	var stage string
-	if err := decodeFields(body, map[string]any{"stage": &stage}); err != nil {
-		return err
-	}
-	if !slices.Contains(Stages, stage) {
-		return badField("stage", "%q is none of %s", stage, strings.Join(Stages, ", "))
-	}
-	err = s.setSwitch(c.Request().Context(), dpid, cond, func(ctx context.Context) error { return s.o.Network.SetStage(ctx, dpid, stage) })
-	if err != nil {
-		return err
-	}
-	s.wait(c, wait, func(ctx context.Context) error { return s.o.Network.Settled(ctx, dpid) })
-	return s.respondSwitch(c, dpid)
+	return s.putChoice(c, "stage", Stages, s.o.Network.SetStage)
 }
 
 func (s *Server) putBPDUs(c echo.Context) error {
+	return s.putChoice(c, "bpdus", BPDUs, s.o.Network.SetBPDUs)
+}
+
+// putChoice stores one choice of a switch: the document has one field, and that one of
+// some values.
+func (s *Server) putChoice(c echo.Context, field string, values []string, set func(context.Context, ofproto.DPID, string) error) error {
 	dpid, err := dpidParam(c)
 	if err != nil {
 		return err
@@ -370,14 +352,14 @@ func (s *Server) putBPDUs(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	var bpdus string
-	if err := decodeFields(body, map[string]any{"bpdus": &bpdus}); err != nil {
+	var value string
+	if err := decodeFields(body, map[string]any{field: &value}); err != nil {
 		return err
 	}
-	if !slices.Contains(BPDUs, bpdus) {
-		return badField("bpdus", "%q is none of %s", bpdus, strings.Join(BPDUs, ", "))
+	if !slices.Contains(values, value) {
+		return badField(field, "%q is none of %s", value, strings.Join(values, ", "))
 	}
-	err = s.setSwitch(c.Request().Context(), dpid, cond, func(ctx context.Context) error { return s.o.Network.SetBPDUs(ctx, dpid, bpdus) })
+	err = s.setSwitch(c.Request().Context(), dpid, cond, func(ctx context.Context) error { return set(ctx, dpid, value) })
 	if err != nil {
 		return err
 	}
