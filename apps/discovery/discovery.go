@@ -42,9 +42,8 @@ type App struct {
 	random io.Reader
 	store  func(context.Context, []byte) error
 	ports  map[topology.Place]*prober
-	// halves are directions heard at edge ports of links that are not known otherwise, with
-	// the time until which the other direction may come (see heard).
-	halves map[[2]topology.Place]time.Time
+	// halves are directions of links that wait for the other one, from where to where.
+	halves map[[2]topology.Place]half
 	// virtual says which addresses are no host's; nil: none.
 	virtual func(netip.Addr) bool
 
@@ -75,7 +74,7 @@ type prober struct {
 // Restore reads it.
 func New(key []byte, random io.Reader, store func(context.Context, []byte) error) *App {
 	return &App{
-		key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]time.Time{},
+		key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]half{},
 		parted: map[pair]parting{}, echoes: map[topology.Place]*echo{}, copies: copies{frames: map[uint64]*copied{}},
 		answering: map[topology.DPID]bool{}, doubts: map[topology.DPID]*doubt{},
 		claims: map[claimKey]*claim{}, gone: map[topology.HostKey]departure{},
@@ -380,39 +379,62 @@ const (
 func (a *App) heard(c *controller.Context, from, at topology.Place) {
 	here, there := [2]topology.Place{from, at}, [2]topology.Place{at, from}
 	snap := c.Graph.Snapshot()
-	if _, waiting := a.halves[there]; waiting {
+	_, second := a.halves[there]
+	if second {
 		delete(a.halves, there)
 		emit(c, c.Graph.HearLink(at, from, c.Now))
 	} else if snap.IsEdge(at) && !snap.IsLink(from) && len(a.halves) < maxHalves {
 		if _, waiting := a.halves[here]; !waiting {
-			a.halves[here] = c.Now.Add(halfFor)
-			c.WakeAt(c.Now.Add(halfEvery))
-			a.probe(c, at)
+			a.await(c, here, false)
 		}
 		return
 	}
 	events := c.Graph.HearLink(from, at, c.Now)
 	emit(c, events)
-	if len(events) > 0 {
-		// The other direction at once, so that a new link is up in milliseconds.
-		a.probe(c, at)
+	if len(events) > 0 && !second && len(a.halves) < maxHalves {
+		a.await(c, here, true)
 	}
+}
+
+// half is a direction of a link that was heard, while the other was not.
+type half struct {
+	until   time.Time
+	counted bool // the graph knows of it
 }
 
 // maxHalves bounds the halves that wait.
 const maxHalves = 4096
 
+// await asks for the other half of a link at once, so that a new one is up in milliseconds,
+// and again for a while: a switch that has only just connected may not have the entry yet
+// that sends probes here.
+func (a *App) await(c *controller.Context, heard [2]topology.Place, counted bool) {
+	a.halves[heard] = half{c.Now.Add(halfFor), counted}
+	a.probe(c, heard[1])
+	c.WakeAt(c.Now.Add(halfEvery))
+}
+
 // askHalves asks for the other halves again, and has those count that have waited for
 // long enough.
 func (a *App) askHalves(c *controller.Context) {
-	for half, until := range a.halves {
-		if until.After(c.Now) {
-			a.probe(c, half[1])
+	if len(a.halves) == 0 {
+		return
+	}
+	snap := c.Graph.Snapshot()
+	for heard, h := range a.halves {
+		_, up := snap.Peer(heard[1])
+		switch {
+		case h.counted && up: // it was heard before
+			delete(a.halves, heard)
+		case h.until.After(c.Now):
+			a.probe(c, heard[1])
 			c.WakeAt(c.Now.Add(halfEvery))
-			continue
+		default:
+			delete(a.halves, heard)
+			if !h.counted {
+				emit(c, c.Graph.HearLink(heard[0], heard[1], c.Now))
+			}
 		}
-		delete(a.halves, half)
-		emit(c, c.Graph.HearLink(half[0], half[1], c.Now))
 	}
 }
 
