@@ -248,24 +248,33 @@ func (h *Hosts) operate(ctx context.Context, e Endpoint, do func(ctx context.Con
 	return do(ctx, k)
 }
 
+// read returns a bridge as it is in the database.
+func (k *host) read(ctx context.Context, bridge string) (*state, error) {
+	results, err := k.client.transact(ctx, readOps(bridge, lasting(k.client.sessionSchema(), "Controller"))...)
+	if err != nil {
+		return nil, err
+	}
+	s, ok, err := parseState(results)
+	if err != nil {
+		return nil, fmt.Errorf("ovsdb: read bridge %s: %w", bridge, err)
+	}
+	if !ok {
+		return nil, fmt.Errorf("%w: %s", ErrNoBridge, bridge)
+	}
+	return &s, nil
+}
+
 // change reads a bridge, plans a transaction and runs it; when the bridge changed in
 // between, again. A plan without operations changes nothing.
 func (h *Hosts) change(ctx context.Context, k *host, bridge string, planned func(*state) ([]ovsdb.Operation, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
 	defer cancel()
 	for {
-		results, err := k.client.transact(ctx, readOps(bridge, lasting(k.client.sessionSchema(), "Controller"))...)
+		s, err := k.read(ctx, bridge)
 		if err != nil {
 			return err
 		}
-		s, ok, err := parseState(results)
-		if err != nil {
-			return fmt.Errorf("ovsdb: read bridge %s: %w", bridge, err)
-		}
-		if !ok {
-			return fmt.Errorf("%w: %s", ErrNoBridge, bridge)
-		}
-		ops, err := planned(&s)
+		ops, err := planned(s)
 		if err != nil || len(ops) == 0 {
 			return err
 		}

@@ -153,18 +153,11 @@ func (h *Hosts) look(ctx context.Context, e Endpoint, bridge string, f func(*hos
 	}
 	ctx, cancel = context.WithTimeout(ctx, operationTimeout)
 	defer cancel()
-	results, err := k.client.transact(ctx, readOps(bridge, lasting(k.client.sessionSchema(), "Controller"))...)
+	s, err := k.read(ctx, bridge)
 	if err != nil {
 		return err
 	}
-	s, ok, err := parseState(results)
-	if err != nil {
-		return fmt.Errorf("ovsdb: read bridge %s: %w", bridge, err)
-	}
-	if !ok {
-		return fmt.Errorf("%w: %s", ErrNoBridge, bridge)
-	}
-	return f(k, &s)
+	return f(k, s)
 }
 
 // PreviewAdopt returns what Adopt would have written of the one bridge of a request when
