@@ -379,10 +379,12 @@ const (
 func (a *App) heard(c *controller.Context, from, at topology.Place) {
 	here, there := [2]topology.Place{from, at}, [2]topology.Place{at, from}
 	snap := c.Graph.Snapshot()
-	_, second := a.halves[there]
+	first, second := a.halves[there]
 	if second {
 		delete(a.halves, there)
-		emit(c, c.Graph.HearLink(at, from, c.Now))
+		if !first.counted {
+			emit(c, c.Graph.HearLink(at, from, c.Now))
+		}
 	} else if snap.IsEdge(at) && !snap.IsLink(from) && len(a.halves) < maxHalves {
 		if _, waiting := a.halves[here]; !waiting {
 			a.await(c, here, false)
