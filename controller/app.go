@@ -123,6 +123,7 @@ type Context struct {
 	packetOuts []packetOut
 	wake       map[flowtable.AppID]time.Time
 	notices    []Notice
+	alarms     []raised
 	saves      []save
 }
 
@@ -134,6 +135,12 @@ type dirtyKey struct {
 type packetOut struct {
 	dpid ofproto.DPID
 	msg  ofproto.Message
+}
+
+// raised is an alarm that was asked for.
+type raised struct {
+	key, text string
+	args      []any
 }
 
 type save struct {
@@ -201,6 +208,12 @@ func (c *Context) WakeAt(t time.Time) {
 // Notify publishes a notice to those who watch the controller.
 func (c *Context) Notify(kind string, data any) {
 	c.notices = append(c.notices, Notice{Kind: kind, Data: data})
+}
+
+// Alarm has what an operator must see written to the log, with pairs of names and values:
+// at once, and then once a minute at most for each key.
+func (c *Context) Alarm(key, text string, args ...any) {
+	c.alarms = append(c.alarms, raised{key, text, args})
 }
 
 // Save has something written to the store soon, outside the core loop; of writes

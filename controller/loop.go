@@ -210,6 +210,10 @@ func (c *Controller) flush() {
 		c.notices.publish(x.Now, x.notices)
 		x.notices = nil
 	}
+	for _, r := range x.alarms {
+		c.alarm(r.key, r.text, r.args...)
+	}
+	x.alarms = nil
 	if len(x.saves) > 0 {
 		c.saver.put(x.saves)
 		x.saves = nil

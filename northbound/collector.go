@@ -65,6 +65,7 @@ var (
 
 	descHosts    = prometheus.NewDesc("fairlead_hosts", "Hosts known.", nil, nil)
 	descLinks    = prometheus.NewDesc("fairlead_links", "Links between switches, by state.", []string{"state"}, nil)
+	descFaulty   = prometheus.NewDesc("fairlead_link_faults", "Links between switches, and ports of segments, that are used though something is wrong with them.", nil, nil)
 	descTargets  = prometheus.NewDesc("fairlead_health_targets", "Members that are probed, by what is known of them.", []string{"status"}, nil)
 	descHeld     = prometheus.NewDesc("fairlead_health_targets_held", "Of those down, those that answer and are held down because they flip.", nil, nil)
 	descInFlight = prometheus.NewDesc("fairlead_health_probes_in_flight", "Probes under way.", nil, nil)
@@ -178,6 +179,16 @@ func (c collector) topology(ctx context.Context, ch chan<- prometheus.Metric) er
 	for state, n := range states {
 		gauge(ch, descLinks, float64(n), state)
 	}
+	faults := 0
+	for _, l := range t.Links() {
+		faults += int(truth(l.Fault != ""))
+	}
+	for _, s := range t.Segments() {
+		for _, p := range s.Ports {
+			faults += int(truth(p.Fault != ""))
+		}
+	}
+	gauge(ch, descFaulty, float64(faults))
 	return nil
 }
 

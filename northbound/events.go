@@ -18,6 +18,7 @@ type EventType string
 const (
 	EventSwitch    EventType = "switch"
 	EventLink      EventType = "link"
+	EventPort      EventType = "port"
 	EventSegment   EventType = "segment"
 	EventHost      EventType = "host"
 	EventVIP       EventType = "vip"

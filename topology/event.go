@@ -3,7 +3,7 @@ package topology
 import "fmt"
 
 // Event is one change of the graph: SwitchAdded, SwitchGone, PortChanged,
-// PortSettled, PortBlocked, LinkUp, LinkDown, LinkChanged, SegmentChanged, HostAdded, HostMoved, HostChanged,
+// PortSettled, PortBlocked, PortFault, LinkUp, LinkDown, LinkChanged, SegmentChanged, HostAdded, HostMoved, HostChanged,
 // HostFlaps, HostClaimed or HostGone. Events are values and may be kept.
 type Event interface {
 	fmt.Stringer

@@ -77,7 +77,8 @@ type Graph struct {
 	onSegment map[Place]bool      // ports that were found on a segment since they came up
 	crowded   map[Place]bool      // those of them that were found with more than one other
 	unmanaged map[DPID]bool
-	blocks    map[Place]Block // by guards
+	blocks    map[Place]Block          // by guards
+	faults    map[Place][faults]string // of ports that lead to switches
 	hosts     hosts
 
 	latest *fabric // not yet of a snapshot; nil or old: to be made
@@ -135,6 +136,7 @@ func New(o Options) *Graph {
 		crowded:   map[Place]bool{},
 		unmanaged: map[DPID]bool{},
 		blocks:    map[Place]Block{},
+		faults:    map[Place][faults]string{},
 	}
 }
 
@@ -206,6 +208,7 @@ func (g *Graph) removeSwitch(id DPID, n *node) []Event {
 		delete(g.away, Place{id, p})
 		delete(g.onSegment, Place{id, p})
 		delete(g.crowded, Place{id, p})
+		delete(g.faults, Place{id, p})
 	}
 	evs := g.drop(ReasonSwitch, g.edgesOf(id))
 	evs = append(evs, g.unbridge(func(k ends, _ time.Time) bool { return k.a.DPID == id || k.b.DPID == id })...)
@@ -486,6 +489,7 @@ func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
 		delete(g.settling, place)
 		delete(g.beyond, place)
 		delete(g.away, place)
+		delete(g.faults, place)
 		evs = append(evs, g.drop(ReasonPort, g.at[place])...)
 		evs = append(evs, g.unbridgePort(place)...)
 		delete(g.onSegment, place)
@@ -505,6 +509,7 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 	delete(g.beyond, p)
 	delete(g.away, p)
 	delete(g.blocks, p)
+	delete(g.faults, p)
 	n.sorted = nil
 	old.Up = false
 	evs := []Event{PortChanged{Place: p, Port: old, Gone: true}}
@@ -692,6 +697,9 @@ func (g *Graph) forget(e *edge) {
 		if len(es) == 0 {
 			delete(g.at, p)
 			g.delay(p)
+			if !g.onSegment[p] {
+				delete(g.faults, p)
+			}
 		} else {
 			g.at[p] = es
 		}

@@ -51,6 +51,8 @@ type SegmentPort struct {
 	Place
 	Role   SegmentRole `json:"role"`
 	Reason string      `json:"reason,omitempty"` // why it is blocked
+	// Fault is what is wrong with the port, which is used all the same (see Graph.SetFault).
+	Fault string `json:"fault,omitempty"`
 }
 
 // Segment is a piece of the network between ports, known by the lowest of them.
@@ -311,7 +313,7 @@ func (f *fabric) findSegments(g *Graph, linked map[ends]bool) {
 			f.segments = append(f.segments, Segment{})
 		}
 		f.segmentAt[p] = i
-		f.segments[i].Ports = append(f.segments[i].Ports, SegmentPort{Place: p})
+		f.segments[i].Ports = append(f.segments[i].Ports, SegmentPort{Place: p, Fault: g.faultAt(p)})
 	}
 }
 

@@ -55,7 +55,11 @@ func (g *Graph) Snapshot() *Snapshot {
 func (g *Graph) links() []Link {
 	ls := make([]Link, 0, len(g.edges))
 	for _, e := range g.edges {
-		ls = append(ls, e.link)
+		l := e.link
+		if len(g.faults) > 0 {
+			l.Fault = g.faultAt(l.A, l.B)
+		}
+		ls = append(ls, l)
 	}
 	slices.SortFunc(ls, compareLinks)
 	return ls

@@ -166,6 +166,8 @@ type Link struct {
 	// LastSeen when last.
 	FirstSeen time.Time `json:"first_seen"`
 	LastSeen  time.Time `json:"last_seen"`
+	// Fault is what is wrong with the link, which is used all the same (see Graph.SetFault).
+	Fault string `json:"fault,omitempty"`
 }
 
 // String returns both ends and the state.

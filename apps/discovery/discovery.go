@@ -67,6 +67,7 @@ type prober struct {
 	seq     [probeKinds]uint64
 	next    time.Time // when the next probe is due
 	bridged bridgedProber
+	whole   wholeProber
 }
 
 // New returns the app. key authenticates probes and is shared by all controllers
@@ -190,8 +191,13 @@ func (a *App) Handle(c *controller.Context, event any) {
 				delete(a.ports, p)
 			}
 		}
+	case topology.LinkUp:
+		a.findNarrow(c, e.Link.A, e.Link.B)
 	case topology.SegmentChanged:
 		a.segmentChanged(c, e)
+		if e.Joined {
+			a.findNarrow(c, e.A, e.B)
+		}
 	case topology.HostMoved:
 		a.suspect(c, e.Host.VLAN, e.Host.Place, e.From)
 	case topology.HostClaimed:
@@ -211,6 +217,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		}
 		emit(c, c.Graph.Expire(c.Now))
 		a.wakeUp(c)
+		a.probeWholes(c)
 		for sw := range c.Switches() {
 			for _, p := range sw.PortList() {
 				at := place(sw.DPID, p.Port)
@@ -320,10 +327,16 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		case kind == probeAlive:
 			a.told(c, from, at, f.Ethernet())
 		case kind == probeSegment:
+			if f.Ethernet().Dst == bridgedMulticast {
+				a.hearSmall(from, at)
+			}
 			a.hearBridged(c, from, at, f)
+		case kind == probeWhole:
+			a.hearWhole(c, from, at)
 		case kind == probeEcho:
 			a.hearEcho(c, from, at)
 		default:
+			a.hearSmall(from, at)
 			a.heard(c, from, at)
 		}
 		return

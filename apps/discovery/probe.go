@@ -35,6 +35,7 @@ const (
 	probeSegment
 	probeEcho
 	probeAlive            // answered by switches (alive.go)
+	probeWhole            // as large as frames of hosts (whole.go)
 	probeKinds = iota + 1 // and one that is none
 )
 

@@ -22,13 +22,37 @@ type graph struct {
 		B     place  `json:"b"`
 		State string `json:"state"`
 		Tree  bool   `json:"tree"`
+		Fault string `json:"fault"`
 	} `json:"links"`
+	Segments []struct {
+		Ports []struct {
+			place
+			Fault string `json:"fault"`
+		} `json:"ports"`
+	} `json:"segments"`
 	Hosts []struct {
 		MAC   string   `json:"mac"`
 		VLAN  int      `json:"vlan"`
 		Place place    `json:"place"`
 		IPs   []string `json:"ips"`
 	} `json:"hosts"`
+}
+
+// faults are what is wrong with links and ports of segments that are used all the same.
+func (g graph) faults() (list []string) {
+	for _, l := range g.Links {
+		if l.Fault != "" {
+			list = append(list, l.Fault)
+		}
+	}
+	for _, s := range g.Segments {
+		for _, p := range s.Ports {
+			if p.Fault != "" {
+				list = append(list, p.Fault)
+			}
+		}
+	}
+	return list
 }
 
 type place struct {
@@ -72,6 +96,13 @@ func topologyCommand() *cobra.Command {
 						tree = "yes"
 					}
 					row(w, l.A, l.B, l.State, tree)
+				}
+			}
+			if faults := g.faults(); len(faults) > 0 {
+				gap(w)
+				row(w, "FAULT")
+				for _, text := range faults {
+					row(w, text)
 				}
 			}
 			if len(g.Hosts) > 0 {

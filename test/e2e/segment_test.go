@@ -5,6 +5,9 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -236,4 +239,66 @@ func TestLoopsAreBlocked(t *testing.T) {
 		c.wait("nothing is blocked", func() bool { return blocked() == 0 })
 		c.wait("broadcasts arrive once", func() bool { return l.broadcast(l.hosts[0], 1)["h2"][0] == 1 })
 	}
+}
+
+// TestT18NarrowLink makes the MTU of a cable, and then of one port of a bridge, smaller on one
+// side: each is told within two intervals of discovery and taken back when it is put right,
+// and a VIP is served by way of both all along.
+func TestT18NarrowLink(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.addSwitches(secure, 3, 1)
+	l.addLink("s1", "s2")
+	l.addBridge("old")
+	l.bridgeTo("old", "s2")
+	port := l.bridgeTo("old", "s3")
+	l.hosts[1].serveHTTP(8080)
+	l.hosts[2].serveHTTP(8080)
+	c := l.control("managed")
+	c.wait("the segment is found", func() bool { s := c.segments(); return len(s) == 1 && s[0]["designated"] == 2 })
+	l.sweep()
+	c.put("web", web(members(8080, l.hosts[1], l.hosts[2])))
+	c.serves("web")
+	require.Empty(t, c.faults())
+	for round, narrow := range []string{l.links[0].near(), port.far()} {
+		run(t, "ip", "-n", l.ns.name, "link", "set", narrow, "mtu", "1400")
+		begin := time.Now()
+		c.wait("it is told", func() bool { return len(c.faults()) > 0 })
+		require.LessOrEqual(t, time.Since(begin), 10*time.Second)
+		t.Logf("%s: told after %v: %v", narrow, time.Since(begin).Round(100*time.Millisecond), c.faults())
+		require.Contains(t, c.succeeds("topology"), "frames with 1500 bytes from")
+		p := l.hosts[0].requests(service(80), l.hosts[0].sources(40, uint64(1+round)))
+		require.Len(t, p.counts(), 2)
+		run(t, "ip", "-n", l.ns.name, "link", "set", narrow, "mtu", "1500")
+		begin = time.Now()
+		c.wait("it is well again", func() bool { return len(c.faults()) == 0 })
+		t.Logf("%s: well after %v", narrow, time.Since(begin).Round(100*time.Millisecond))
+	}
+	log, err := os.ReadFile(c.log)
+	require.NoError(t, err)
+	require.Equal(t, 4, strings.Count(string(log), "ALARM: small frames pass from one switch to another, whole ones do not"), "each way once")
+}
+
+// faults are what is wrong with links and ports of segments.
+func (c *controller) faults() (list []string) {
+	var graph struct {
+		Links []struct {
+			Fault string `json:"fault"`
+		} `json:"links"`
+		Segments []struct {
+			Ports []struct {
+				Fault string `json:"fault"`
+			} `json:"ports"`
+		} `json:"segments"`
+	}
+	require.Equal(c.t, 200, c.rest("GET", "/v1/topology", nil, &graph))
+	for _, l := range graph.Links {
+		list = append(list, l.Fault)
+	}
+	for _, s := range graph.Segments {
+		for _, p := range s.Ports {
+			list = append(list, p.Fault)
+		}
+	}
+	return slices.DeleteFunc(list, func(text string) bool { return text == "" })
 }
