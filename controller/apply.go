@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -143,6 +145,7 @@ type worker struct {
 	folded       folded
 	installed    *flowtable.Installed       // a read-back that is not in the table yet
 	roomAt       time.Time                  // when parts that wait for room are next tried
+	freed        bool                       // we have made room since they were tried
 	broken       map[flowtable.PartKey]bool // parts that do not compile
 	ready        bool
 	shut         error // why the gate is shut; nil: open
@@ -181,7 +184,7 @@ func (w *worker) step(ctx context.Context) error {
 			w.air, w.next = w.next, nil
 			continue
 		}
-		if w.table.Dirty() || w.due() {
+		if w.table.Dirty() || w.due() || w.freed {
 			continue
 		}
 		w.window = planFirst
@@ -288,7 +291,7 @@ func (w *worker) waitsForLanding() bool {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.reread || len(w.removedInAir) > 0
+	return w.reread || w.freed || len(w.removedInAir) > 0
 }
 
 // due says whether parts wait to be compiled.
@@ -523,8 +526,11 @@ func (w *worker) flowsRemoved() {
 
 // adopt compares a read-back with what is desired; after the first, the gate is asked.
 func (w *worker) adopt(ctx context.Context, results map[flowtable.PartKey]error) {
-	w.table.ReadBack(w.installed)
-	w.table.Postpone(func(key flowtable.PartKey) bool { return w.retries[key].room })
+	foreign := w.table.Foreign()
+	w.table.ReadBack(w.installed, func(key flowtable.PartKey) bool { return w.retries[key].room })
+	if w.table.Foreign() < foreign {
+		w.roomBeside()
+	}
 	w.installed = nil
 	if w.ready {
 		return
@@ -540,31 +546,46 @@ func (w *worker) adopt(ctx context.Context, results map[flowtable.PartKey]error)
 	}
 }
 
-// lookForRoom tries the one part again that has waited for room longest, when it is
-// time to.
+// lookForRoom has parts tried again that wait for room: all of them at once where we
+// made some; and else, when it is time to, the one that was tried longest ago, or all
+// where somebody else has made some.
+//
+// Those assigned first come first. What belongs together, as a VIP and its address do,
+// was assigned together: in another order the room might go to halves, which serve
+// nobody.
 func (w *worker) lookForRoom(now time.Time) {
-	if w.roomAt.After(now) {
+	waiting := w.waitForRoom()
+	if len(waiting) > 0 && !w.freed && w.roomAt.After(now) {
 		return
 	}
-	var first flowtable.PartKey
-	var at time.Time
-	for key, r := range w.retries {
-		if r.room && (at.IsZero() || r.at.Before(at)) {
-			first, at = key, r.at
-		}
+	w.mu.Lock()
+	all := w.freed || w.othersFreed
+	w.freed, w.othersFreed = false, false
+	w.mu.Unlock()
+	slices.SortFunc(waiting, func(a, b flowtable.PartKey) int { return cmp.Compare(w.compiled[a].seq, w.compiled[b].seq) })
+	if !all && len(waiting) > 0 {
+		waiting = []flowtable.PartKey{slices.MinFunc(waiting, func(a, b flowtable.PartKey) int { return w.retries[a].at.Compare(w.retries[b].at) })}
 	}
-	if !at.IsZero() {
-		w.table.MarkDirty(first)
+	for _, key := range waiting {
+		w.table.MarkDirty(key)
 	}
 }
 
-// roomMade has all parts that wait for room tried again.
-func (w *worker) roomMade() {
+// waitForRoom returns the parts that wait for room, in no order.
+func (w *worker) waitForRoom() (waiting []flowtable.PartKey) {
 	for key, r := range w.retries {
 		if r.room {
-			w.table.MarkDirty(key)
+			waiting = append(waiting, key)
 		}
 	}
+	return waiting
+}
+
+// roomBeside notes that somebody else has deleted entries, which leaves room for ours.
+func (s *session) roomBeside() {
+	s.mu.Lock()
+	s.othersFreed = true
+	s.mu.Unlock()
 }
 
 // build compiles a part and contains a panic in it: the other parts go on.
@@ -635,9 +656,7 @@ func (w *worker) report(ctx context.Context, plan *flowtable.Plan, failed map[fl
 		r.at = time.Now().Add(r.wait)
 		w.retries[key] = r
 	}
-	if room {
-		w.roomMade()
-	}
+	w.freed = w.freed || room && len(w.waitForRoom()) > 0
 	w.c.applied(ctx, w.session, w.applied(results), w.counts())
 }
 

@@ -105,8 +105,10 @@ type session struct {
 	complete  bool // sources has held every part once
 	removed   []removedFlow
 	reread    bool
-	confirmed bool       // an operator lets the switch be written to; see gate.go
-	sendings  []*sending // messages on their way
+	// othersFreed: entries that are not ours are gone, so that there may be room.
+	othersFreed bool
+	confirmed   bool       // an operator lets the switch be written to; see gate.go
+	sendings    []*sending // messages on their way
 
 	work chan struct{} // capacity 1: the worker has something to do
 
@@ -688,6 +690,7 @@ func (s *session) enqueueLocked() {
 func (s *session) flowRemoved(m *ofproto.FlowRemoved) {
 	if !flowtable.OwnsCookie(m.Cookie) {
 		s.holdRemoved(m)
+		s.roomBeside()
 		return
 	}
 	s.mu.Lock()

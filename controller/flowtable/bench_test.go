@@ -72,7 +72,7 @@ func BenchmarkProgram(b *testing.B) {
 		for i, p := range parts {
 			require.NoError(b, t.SetPart(benchKey(i), p))
 		}
-		t.ReadBack(t.NewInstalled())
+		t.ReadBack(t.NewInstalled(), nil)
 		mods := 0
 		for t.Dirty() {
 			plan := t.Plan(4096)
@@ -94,7 +94,7 @@ func BenchmarkReadBack(b *testing.B) {
 		p.Flows[0].Instructions = nil
 		require.NoError(b, t.SetPart(benchKey(i), p))
 	}
-	t.ReadBack(t.NewInstalled())
+	t.ReadBack(t.NewInstalled(), nil)
 	var flows []ofproto.FlowStats
 	plan := t.Plan(1 << 20)
 	for _, m := range plan.SetFlows {
@@ -111,7 +111,7 @@ func BenchmarkReadBack(b *testing.B) {
 		for _, f := range flows {
 			in.AddFlow(f)
 		}
-		t.ReadBack(in)
+		t.ReadBack(in, nil)
 		plan := t.Plan(1 << 20)
 		require.Zero(b, plan.Len())
 	}

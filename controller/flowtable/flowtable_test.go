@@ -105,7 +105,7 @@ func (r *rig) readBack() {
 	for _, g := range r.sw.Groups() {
 		in.AddGroup(g.Group, g.Type, g.Buckets)
 	}
-	r.table.ReadBack(in)
+	r.table.ReadBack(in, nil)
 }
 
 // contents of the switch, without counters.
@@ -163,6 +163,20 @@ func TestDesiredBecomesInstalled(t *testing.T) {
 		require.Equal(t, 8, r.sync())
 		require.Empty(t, r.contents())
 	})
+}
+
+// TestReadBackLeavesPartsThatWait reads back while one part that is missing waits for
+// something else, and another that did is due.
+func TestReadBackLeavesPartsThatWait(t *testing.T) {
+	r := newRig(t, false)
+	r.set(key("lost"), vip(1, 1))
+	r.sync()
+	r.set(key("waits"), vip(2, 1))
+	r.table.Unqueue(key("waits"))
+	r.set(key("due"), vip(3, 1))
+	r.table.ReadBack(r.table.NewInstalled(), func(k flowtable.PartKey) bool { return k != key("lost") })
+	p := r.table.Plan(100)
+	require.ElementsMatch(t, []flowtable.PartKey{key("due"), key("lost"), {}}, p.Parts)
 }
 
 func TestRestartIsASetDifference(t *testing.T) {

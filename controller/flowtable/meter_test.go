@@ -56,7 +56,7 @@ func TestMetersOfParts(t *testing.T) {
 	in.AddMeter(ofproto.MeterConfig{Meter: 20, Flags: ofproto.MeterFlagPktps, Bands: []ofproto.MeterBand{{Type: ofproto.BandDrop, Rate: 9}}})
 	in.AddMeter(ofproto.MeterConfig{Meter: 30})
 	in.AddMeter(ofproto.MeterConfig{Meter: 300})
-	tb.ReadBack(in)
+	tb.ReadBack(in, nil)
 	require.False(t, tb.MetersDue(), "a restart sends nothing")
 	require.Equal(t, map[uint32]ofproto.MeterCommand{30: ofproto.MeterDelete}, meterMods(tb.DeleteMeterMods()))
 	apply(tb.DeleteMeterMods())

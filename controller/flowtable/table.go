@@ -423,7 +423,10 @@ func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets
 // not hold as they are desired become dirty, and what it holds of ours that no part
 // desires becomes stale. It may only be called with a complete read-back and a
 // complete desired state, for what is stale is deleted.
-func (t *Table) ReadBack(in *Installed) {
+//
+// Parts for which waits says so are left as they are: that the switch does not hold them
+// is known. It may be nil.
+func (t *Table) ReadBack(in *Installed, waits func(PartKey) bool) {
 	t.meters.has, t.meters.refused, t.meters.settled = in.meters, nil, false
 	if in.table == t && t.unchanged(in) {
 		return
@@ -441,7 +444,7 @@ func (t *Table) ReadBack(in *Installed) {
 	for key, p := range t.parts {
 		f, g, same := t.holds(p)
 		flows, groups = flows+f, groups+g
-		if !same && key != (PartKey{}) {
+		if !same && key != (PartKey{}) && (waits == nil || !waits(key)) {
 			dirty = append(dirty, key)
 		}
 	}
@@ -635,22 +638,6 @@ func (t *Table) KeepOrphans(keep bool) {
 	t.keepOrphans = keep
 	if was && !keep {
 		t.MarkDirty(PartKey{})
-	}
-}
-
-// Postpone takes parts off the queue again until MarkDirty is called for them.
-func (t *Table) Postpone(these func(PartKey) bool) {
-	for class := range t.queue {
-		t.queue[class] = slices.DeleteFunc(t.queue[class], func(key PartKey) bool {
-			if !t.queued[key] {
-				return true
-			}
-			late := these(key)
-			if late {
-				delete(t.queued, key)
-			}
-			return late
-		})
 	}
 }
 

@@ -64,7 +64,7 @@ func (b *bench) readBackOVS(s *scope) error {
 			return err
 		}
 	}
-	table.ReadBack(table.NewInstalled())
+	table.ReadBack(table.NewInstalled(), nil)
 	plan := table.Plan(readBackFlows)
 	if plan.Len() != readBackFlows {
 		return fmt.Errorf("%d flows to install", plan.Len())
@@ -111,7 +111,7 @@ func (b *bench) readBackOVS(s *scope) error {
 		if err := read(func(f ofproto.FlowStats) { in.AddFlow(f) }); err != nil {
 			return err
 		}
-		table.ReadBack(in)
+		table.ReadBack(in, nil)
 		for table.Dirty() {
 			if plan := table.Plan(readBackFlows); plan.Len() > 0 {
 				return errors.New("unchanged flows are to be changed")
