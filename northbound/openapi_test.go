@@ -159,7 +159,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		"Migration": migration.Migration{}, "MigrationDescription": migration.Description{}, "MigrationWave": migration.Wave{}, "MigrationStep": migration.Step{},
 		"MigrationProbe": migration.Probe{}, "MigrationPlan": migration.Plan{}, "PlannedWave": migration.PlannedWave{}, "PlannedStep": migration.PlannedStep{}, "MigrationCheck": migration.Check{},
 		"OVSDBChange": ovsdb.Change{}, "FlowChanges": migration.FlowChanges{}, "BlastRadius": migration.Blast{}, "MigrationRun": migration.Run{}, "StepRun": migration.StepRun{},
-		"MigrationOutcome": migration.Outcome{}, "MigrationCheckpoint": migration.CheckpointView{}, "MigrationTarget": migration.Target{}, "MigrationProgress": migration.Progress{},
+		"MigrationOutcome": migration.Outcome{}, "MigrationCheckpoint": migration.CheckpointView{}, "MigrationTarget": migration.Target{}, "MigrationProgress": migration.Progress{}, "MigrationWatch": migration.Watch{},
 		"AuditEntry": migration.AuditEntry{}, "MigrationTally": migration.Tally{}, "MigrationPage": Page[int]{},
 		"ReachabilityRequest": ReachabilityRequest{}, "ReachabilityProbe": reachability.Probe{}, "Reachability": reachability.Measurement{}, "MeasuredSwitch": reachability.Switch{},
 		"MeasuredPair": reachability.Pair{}, "MeasuredVIP": reachability.VIPAnswer{}, "MeasuredProbe": reachability.ProbeAnswer{}, "MeasuredCopies": reachability.Copies{},

@@ -35,12 +35,16 @@ type world struct {
 	vips     []VIP
 	room     uint32
 	// broken says what is worse now.
-	broken   func(w *world) []string
-	silent   []string
-	taken    func(*fakeSwitch) // is told of switches that are adopted
-	measured int
-	done     []string // what was done to the network, in order
-	events   int
+	broken       func(w *world) []string
+	silent       []string
+	first        bool              // hosts answer only through bridges that are adopted, or have joined
+	joined       string            // datapath id of a bridge that has, and is not taken over
+	silentJoined []string          // what does not answer through that
+	like         Measurement       // that was compared with last
+	taken        func(*fakeSwitch) // is told of switches that are adopted
+	measured     int
+	done         []string // what was done to the network, in order
+	events       int
 
 	step   int // counts what a program does: writes, and actions
 	killAt int // 0: never
@@ -205,6 +209,8 @@ func (p program) Room(context.Context, ofproto.DPID) (map[ofproto.Table]uint32, 
 }
 
 func (p program) Topology(context.Context) (*topology.Snapshot, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	return p.links.Snapshot(), nil
 }
 
@@ -243,6 +249,14 @@ func (p program) Bridges(_ context.Context, e ovsdb.Endpoint) ([]ovsdb.View, err
 func (p program) Adopt(_ context.Context, req ovsdb.Request) ([]ovsdb.Outcome, error) {
 	name := req.Bridges[0]
 	o := ovsdb.Outcome{Bridge: name, State: "adopted"}
+	if b := p.bridges[name]; req.Joined != nil && !b.adopted && !p.gone[req.Endpoint] {
+		p.look(func() { p.joined = b.dpid })
+		err := req.Joined()
+		p.look(func() { p.joined = "" })
+		if err != nil {
+			return []ovsdb.Outcome{{Bridge: name, State: "refused", Reason: err.Error()}}, nil
+		}
+	}
 	err := p.act("adopt "+name+" "+req.Stage, func() error {
 		if p.gone[req.Endpoint] {
 			return ovsdb.ErrNotConnected
@@ -274,6 +288,7 @@ func (p program) Release(_ context.Context, e ovsdb.Endpoint, name string) error
 		}
 		b.adopted, b.controllers = false, nil
 		delete(p.switches, b.dpid)
+		p.links.RemoveSwitch(topology.DPID(parseDPID(b.dpid)), time.Now())
 		return nil
 	})
 }
@@ -304,6 +319,23 @@ func (p program) Measure(ctx context.Context, r ProbeRequest) (Measurement, erro
 	defer p.mu.Unlock()
 	p.measured++
 	m := Measurement{At: time.Now().UTC(), Hosts: Tally{3, 3}, Silent: slices.Clone(p.silent)}
+	if p.first { // nobody is connected whom hosts could be asked through
+		m.Hosts = Tally{}
+		if p.joined != "" {
+			m.Hosts = Tally{2, 2}
+		}
+		for _, b := range p.bridges {
+			if b.adopted {
+				m.Hosts = Tally{2, 2}
+			}
+		}
+	}
+	if p.joined != "" {
+		m.Silent = append(m.Silent, p.silentJoined...)
+	}
+	if r.Like != nil {
+		p.like = *r.Like
+	}
 	if p.broken != nil {
 		whole, err := json.Marshal(p.broken(p.world))
 		if err != nil {
@@ -319,7 +351,7 @@ func (p program) Worse(_, after Measurement) (list []Difference) {
 	_ = json.Unmarshal(after.Whole, &texts)
 	for _, t := range texts {
 		dpid, text, _ := strings.Cut(t, " ")
-		list = append(list, Difference{dpid, text})
+		list = append(list, Difference{DPID: strings.TrimPrefix(dpid, "?"), Text: text, Doubtful: strings.HasPrefix(dpid, "?")})
 	}
 	return list
 }

@@ -43,6 +43,9 @@ type Measurement struct {
 	Whole json.RawMessage `json:"whole,omitempty"`
 }
 
+// asked says whether anything was asked.
+func (m Measurement) asked() bool { return m.Hosts.Asked+m.VIPs.Asked+m.Probes.Asked > 0 }
+
 // Tally counts questions.
 type Tally struct {
 	Answered int `json:"answered"`
@@ -56,6 +59,9 @@ func (t Tally) String() string { return fmt.Sprintf("%d of %d", t.Answered, t.As
 type Difference struct {
 	DPID string // of the switch that it was found at
 	Text string // a sentence
+	// Doubtful says that it need not come from the network: a host that answers no switch,
+	// a port that carries much.
+	Doubtful bool
 }
 
 // ask measures once.
@@ -66,15 +72,19 @@ func (s *Service) ask(ctx context.Context, d Description, like *Measurement) (Me
 }
 
 // worse says what answers less than before. gone are switches that were given back.
-func (s *Service) worse(ctx context.Context, d Description, before Measurement, gone map[string]bool) (why []string, err error) {
+func (s *Service) worse(ctx context.Context, d Description, before Measurement, gone map[string]bool) (why, doubts []string, err error) {
 	now, err := s.ask(ctx, d, &before)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, w := range s.o.Prober.Worse(before, now) {
-		if !gone[w.DPID] {
+		switch {
+		case gone[w.DPID]:
+		case w.Doubtful:
+			doubts = append(doubts, w.Text)
+		default:
 			why = append(why, w.Text)
 		}
 	}
-	return append(why, now.Silent...), nil
+	return append(why, now.Silent...), doubts, nil
 }

@@ -229,15 +229,42 @@ func (p *planner) step(ctx context.Context, step Step) (PlannedStep, error) {
 	p.loops(ctx, &ps, dpid)
 	p.returns(&ps, dpid)
 	mtu(&ps, view)
-	if len(p.snap.Hosts()) == 0 && len(p.d.VIPs)+len(p.d.Probes) == 0 {
-		ps.check("measured", CheckWarning, "no host is known yet, and no VIP or probe is named: there is nothing that could answer less than before")
-	}
+	p.measured(ctx, &ps, view)
 	ps.Undo = undo(ps)
 	p.assume[dpid.String()] = step.Stage
 	if step.Stage == StageReleased {
 		p.assume[dpid.String()] = "available"
 	}
 	return ps, nil
+}
+
+// measured says what the verification of a step can compare with. Hosts are asked through
+// switches that are connected: where none is, through the bridge itself, when it has
+// joined and is not yet taken over.
+func (p *planner) measured(ctx context.Context, ps *PlannedStep, v *ovsdb.View) {
+	named := len(p.d.VIPs) + len(p.d.Probes)
+	first := v != nil && v.State != "adopted" && ps.Stage != StageReleased && !p.connected(ctx)
+	switch {
+	case first && named > 0:
+		ps.check("measured", CheckOK, "no switch is connected yet: the VIPs and probes that are named, %d, and the hosts that are heard by then are asked when the bridge has joined, before it is taken over", named)
+	case first:
+		ps.check("measured", CheckWarning, "no switch is connected yet: only hosts that are heard while the bridge joins, if any, are asked before it is taken over; name probes that must answer before and after")
+	case len(p.snap.Hosts()) == 0 && named == 0:
+		ps.check("measured", CheckWarning, "no host is known yet, and no VIP or probe is named: there is nothing that could answer less than before")
+	}
+}
+
+// connected says whether a switch is connected, or will be with an earlier step.
+func (p *planner) connected(ctx context.Context) bool {
+	for _, stage := range p.assume {
+		if stage != "available" {
+			return true
+		}
+	}
+	return slices.ContainsFunc(p.snap.Switches(), func(sw topology.Switch) bool {
+		known, err := p.s.o.Network.Switch(ctx, ofproto.DPID(sw.DPID))
+		return err == nil && known.Connected
+	})
 }
 
 // reach finds the switch of a step; 0 when it is not known, which is then the outcome of
@@ -478,72 +505,6 @@ func (p *planner) capabilities(ps *PlannedStep, sw Switch, v *ovsdb.View) {
 	default:
 		ps.check("capabilities", CheckOK, "the switch can do what stage %s asks for", ps.Stage)
 	}
-}
-
-// stageAfter is the stage of a switch when the steps so far, and this one, are done.
-func (p *planner) stageAfter(ctx context.Context, dpid ofproto.DPID) string {
-	if s, ok := p.assume[dpid.String()]; ok {
-		return s
-	}
-	sw, err := p.s.o.Network.Switch(ctx, dpid)
-	if err != nil || !sw.Connected {
-		return ""
-	}
-	return sw.Stage
-}
-
-// loops checks that no circle is left of switches that neither run STP nor are managed.
-// Of a switch whose database is not known, nobody can say whether it runs STP. What is
-// not connected yet is not in the graph.
-func (p *planner) loops(ctx context.Context, ps *PlannedStep, dpid ofproto.DPID) {
-	if ps.Stage == "managed" {
-		ps.check("loops", CheckOK, "a managed switch has one tree for broadcasts")
-		return
-	}
-	if l, ok := p.circle(ctx, ps, dpid, false); ok {
-		ps.check("loops", CheckFailed, "with %v there is a circle of switches that neither run STP nor are managed", l)
-		return
-	}
-	if l, ok := p.circle(ctx, ps, dpid, true); ok {
-		ps.check("loops", CheckWarning, "with %v there is a circle of switches that are not managed, and it is not known of all of them whether they run STP", l)
-		return
-	}
-	ps.check("loops", CheckOK, "no circle is left open by it")
-}
-
-// circle returns a link that closes a circle of switches that are not managed when a step
-// is done, and run no STP; with unknown, also of those of which that is not known.
-func (p *planner) circle(ctx context.Context, ps *PlannedStep, dpid ofproto.DPID, unknown bool) (topology.Link, bool) {
-	open := func(id topology.DPID) bool {
-		d := ofproto.DPID(id)
-		stage := ps.Stage
-		if d != dpid {
-			stage = p.stageAfter(ctx, d)
-		}
-		stp, known := p.stp[d]
-		return stage != "" && stage != "managed" && !stp && (known || unknown)
-	}
-	parent := map[topology.DPID]topology.DPID{}
-	find := func(v topology.DPID) topology.DPID {
-		for {
-			up, ok := parent[v]
-			if !ok {
-				return v
-			}
-			v = up
-		}
-	}
-	for _, l := range p.snap.Links() {
-		if l.State != topology.StateUp || !open(l.A.DPID) || !open(l.B.DPID) {
-			continue
-		}
-		a, b := find(l.A.DPID), find(l.B.DPID)
-		if a == b {
-			return l, true
-		}
-		parent[a] = b
-	}
-	return topology.Link{}, false
 }
 
 // returns checks that replies of members go on crossing a switch that has the VIPs.

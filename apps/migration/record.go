@@ -295,7 +295,8 @@ type Migration struct {
 	Last        *Outcome         `json:"last,omitempty"`
 	Progress    Progress         `json:"progress"`
 	Checkpoints []CheckpointView `json:"checkpoints"`
-	Plan        *Plan            `json:"plan,omitempty"` // as it was made last; not in lists
+	Plan        *Plan            `json:"plan,omitempty"`  // as it was made last; not in lists
+	Watch       *Watch           `json:"watch,omitempty"` // while a wave waits for its confirmation; not in lists
 	Audit       []AuditEntry     `json:"audit,omitempty"`
 }
 

@@ -48,6 +48,7 @@ type Service struct {
 	mu      sync.Mutex // guards what follows
 	records map[string]*record
 	plans   map[string]*Plan
+	watches map[string]*Watch
 	// interrupt ends what Run is doing for the migration under way.
 	interrupt context.CancelFunc
 	wake      chan struct{} // capacity 1: a record changed
@@ -59,6 +60,7 @@ type patience struct {
 	connect  time.Duration // that a switch connects and takes its state
 	verify   time.Duration // that everything answers again after a step
 	again    time.Duration // between two measurements
+	watch    time.Duration // between two verifications of an applied wave, at least
 	retry    time.Duration // before what could not be taken back is tried again; it doubles
 	retryMax time.Duration
 	giveUp   time.Duration // of taking back
@@ -66,14 +68,14 @@ type patience struct {
 }
 
 var defaultPatience = patience{
-	connect: 15 * time.Second, verify: 10 * time.Second, again: time.Second,
+	connect: 15 * time.Second, verify: 10 * time.Second, again: time.Second, watch: 10 * time.Second,
 	retry: time.Second, retryMax: 15 * time.Second, giveUp: 5 * time.Minute, measure: 30 * time.Second,
 }
 
 // New reads what is stored.
 func New(ctx context.Context, o Options) (*Service, error) {
 	s := &Service{
-		o: o, patience: defaultPatience, records: map[string]*record{}, plans: map[string]*Plan{},
+		o: o, patience: defaultPatience, records: map[string]*record{}, plans: map[string]*Plan{}, watches: map[string]*Watch{},
 		wake: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	entries, err := o.Store.Entries(ctx)
@@ -209,7 +211,7 @@ func (s *Service) Get(_ context.Context, name string) (Migration, error) {
 		return Migration{}, fmt.Errorf("%w: there is no migration %s", ErrNotFound, name)
 	}
 	v := r.view(s.now())
-	v.Plan, v.Audit = s.plans[name], append([]AuditEntry{}, r.Audit...)
+	v.Plan, v.Watch, v.Audit = s.plans[name], s.watches[name], append([]AuditEntry{}, r.Audit...)
 	return v, nil
 }
 

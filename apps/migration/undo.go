@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/controller/ovsdb"
+	"github.com/fairlead/fairlead/topology"
 )
 
 // undo takes back what a run has changed: target by target, the last one first, each is
@@ -20,6 +21,10 @@ func (s *Service) undo(ctx context.Context, r *record) error {
 	if err != nil {
 		return s.over(ctx, r, StateFailed, r.Run.Reason+"; it cannot be taken back: "+err.Error())
 	}
+	u, err := s.beginUndoing(ctx)
+	if err != nil {
+		return s.undecided(ctx, err)
+	}
 	wait, deadline := s.patience.retry, time.Now().Add(s.patience.giveUp)
 	for {
 		var failed []string
@@ -28,7 +33,7 @@ func (s *Service) undo(ctx context.Context, r *record) error {
 			if r, err = s.mark(ctx, r, i, StepUndoing, ""); err != nil {
 				return s.undecided(ctx, err)
 			}
-			note, err := s.restore(ctx, st.Step, points)
+			note, err := u.restore(ctx, st.Step, points)
 			if ctx.Err() != nil {
 				return nil // the next start goes on
 			}
@@ -118,24 +123,33 @@ type pointed struct {
 }
 
 // restore brings one target to where it was. note is what is remarkable.
-func (s *Service) restore(ctx context.Context, step Step, points map[string]pointed) (note string, err error) {
+func (u *undoing) restore(ctx context.Context, step Step, points map[string]pointed) (note string, err error) {
+	s := u.s
 	t, ok := points[step.Target()]
 	if !ok {
 		return "it has no checkpoint: nothing was done to it", nil
 	}
 	if t.Bridge == "" {
-		return s.restoreStage(ctx, t.Target)
+		return u.restoreStage(ctx, t.Target)
 	}
 	v, err := s.bridge(ctx, t.Endpoint, t.Bridge)
 	if err != nil {
 		return "", err
 	}
+	sw, err := s.o.Network.Switch(ctx, parseDPID(v.DPID))
+	if err != nil {
+		return "", err
+	}
 	if !t.Adopted {
 		if v.State != "available" {
+			if note, err = u.closes(ctx, sw, StageReleased); err != nil {
+				return "", err
+			}
 			if err := s.o.Bridges.Release(ctx, t.Endpoint, t.Bridge); err != nil && !errors.Is(err, ovsdb.ErrNotAdopted) {
 				return "", err
 			}
 		}
+		u.released[topology.DPID(sw.DPID)] = true
 		rows, err := s.o.Bridges.Rows(ctx, t.Endpoint, t.Bridge)
 		if err != nil {
 			return "", err
@@ -148,14 +162,13 @@ func (s *Service) restore(ctx context.Context, step Step, points map[string]poin
 			// Nobody's but the one who wrote it meanwhile: it is not put back.
 			return because("somebody else has changed the bridge meanwhile", list).Error(), nil
 		}
-		return "", nil
-	}
-	sw, err := s.o.Network.Switch(ctx, parseDPID(t.DPID))
-	if err != nil {
-		return "", err
+		return note, nil
 	}
 	if v.State == "adopted" && sw.Stage == t.Stage && sameTargets(v, t.Controllers) && len(v.Drift) == 0 {
 		return "", nil
+	}
+	if note, err = u.closes(ctx, sw, t.Stage); err != nil {
+		return "", err
 	}
 	dpid, err := s.adopt(ctx, ovsdb.Request{
 		Endpoint: t.Endpoint, Bridges: []string{t.Bridge}, Stage: t.Stage, Controllers: t.Controllers, DiscardFlows: step.DiscardFlows,
@@ -163,7 +176,7 @@ func (s *Service) restore(ctx context.Context, step Step, points map[string]poin
 	if err != nil {
 		return "", err
 	}
-	return "", s.holds(ctx, dpid, nil)
+	return note, s.holds(ctx, dpid, nil)
 }
 
 func sameTargets(v ovsdb.View, targets []string) bool {
@@ -176,13 +189,25 @@ func sameTargets(v ovsdb.View, targets []string) bool {
 
 // restoreStage brings a switch to its stage. One that is not connected gets it when it
 // comes.
-func (s *Service) restoreStage(ctx context.Context, t Target) (note string, err error) {
+func (u *undoing) restoreStage(ctx context.Context, t Target) (note string, err error) {
+	s := u.s
 	dpid := parseDPID(t.DPID)
 	sw, err := s.o.Network.Switch(ctx, dpid)
 	if err != nil {
 		return "", err
 	}
 	if !sw.Stored || sw.Stage != t.Stage {
+		stage := t.Stage
+		if stage == "" { // that of switches never seen: nobody has datapath id 0
+			unseen, err := s.o.Network.Switch(ctx, 0)
+			if err != nil {
+				return "", err
+			}
+			stage = unseen.Stage
+		}
+		if note, err = u.closes(ctx, sw, stage); err != nil {
+			return "", err
+		}
 		if err := s.o.Network.SetStage(ctx, dpid, t.Stage); err != nil {
 			return "", err
 		}
@@ -196,7 +221,7 @@ func (s *Service) restoreStage(ctx context.Context, t Target) (note string, err 
 		}
 		return err.Error(), nil // it has the stage; what it refuses it may have refused before
 	}
-	return "", nil
+	return note, nil
 }
 
 // undone verifies what was taken back and closes the run.
@@ -205,7 +230,7 @@ func (s *Service) undone(ctx context.Context, r *record, points map[string]point
 	if i := slices.IndexFunc(r.Checkpoints, func(c CheckpointView) bool { return c.N == r.Run.Checkpoint }); i >= 0 {
 		point, err := s.point(ctx, r.Description.Name, r.Run.Checkpoint)
 		if err == nil {
-			err = s.verify(ctx, r.Description, 0, StepRun{Step: Step{Stage: StageReleased}}, point.Matrix, nil)
+			_, err = s.verify(ctx, r.Description, point.Matrix, point.unconnected(), true)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -215,6 +240,17 @@ func (s *Service) undone(ctx context.Context, r *record, points map[string]point
 		}
 	}
 	return s.over(ctx, r, StateRolledBack, reason)
+}
+
+// unconnected are the datapath ids of switches that were none of Fairlead's then.
+func (c Checkpoint) unconnected() map[string]bool {
+	ids := map[string]bool{}
+	for _, t := range c.Targets {
+		if !t.Connected && !t.Adopted {
+			ids[t.DPID] = true
+		}
+	}
+	return ids
 }
 
 // over closes a run that was taken back, or could not be.

@@ -24,7 +24,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if r := s.underWay(); r != nil && s.left {
 		switch r.Run.Phase {
 		case PhaseChecking, PhaseMeasuring, PhaseStepping:
-			s.fail(ctx, r.Description.Name, "the controller ended while the wave was "+string(r.Run.Phase))
+			s.fail(ctx, r, "the controller ended while the wave was "+string(r.Run.Phase))
 		}
 	}
 	for {
@@ -55,7 +55,6 @@ func (s *Service) advance(ctx context.Context, r *record) {
 	}
 	s.interrupt = cancel
 	s.mu.Unlock()
-	name := r.Description.Name
 	var err error
 	switch r.Run.Phase {
 	case PhaseChecking:
@@ -74,7 +73,7 @@ func (s *Service) advance(ctx context.Context, r *record) {
 	if err == nil || ctx.Err() != nil || errors.Is(err, errMoved) {
 		return // done; or the program ends, or a rollback was asked for: what is stored says
 	}
-	s.fail(ctx, name, err.Error())
+	s.fail(ctx, r, err.Error())
 }
 
 // errMoved says that the record is not in the phase any more that a change was for.
@@ -90,13 +89,14 @@ func (s *Service) transit(ctx context.Context, r *record, phase Phase, f func(r 
 	})
 }
 
-// fail has the run under way taken back. Where that cannot be stored, it is tried until
-// it can: what was changed must not be forgotten.
-func (s *Service) fail(ctx context.Context, name, reason string) {
+// fail has the run of a record taken back, if it is under way still. Where that cannot
+// be stored, it is tried until it can: what was changed must not be forgotten.
+func (s *Service) fail(ctx context.Context, of *record, reason string) {
+	name := of.Description.Name
 	s.o.Log.Warn("wave fails and is rolled back", "migration", name, "reason", reason)
 	for {
 		_, err := s.update(ctx, name, func(r *record, _ map[string][]byte) error {
-			if r.Run == nil || r.Run.Phase == PhaseUndoing {
+			if r.Run == nil || r.Run.Phase == PhaseUndoing || !r.Run.Began.Equal(of.Run.Began) {
 				return errMoved
 			}
 			r.log(AuditEntry{At: s.now(), Who: self, What: "failed", Target: r.Run.Wave, Detail: reason})
@@ -288,15 +288,23 @@ func (s *Service) stepOn(ctx context.Context, r *record) error {
 	if r, err = s.mark(ctx, r, i, StepApplying, ""); err != nil {
 		return err
 	}
-	dpid, err := s.move(ctx, step)
+	dpid, err := s.move(ctx, step, func() (err error) {
+		r, point, err = s.baseline(ctx, r, point)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("step %s: %w", step, err)
 	}
 	if r, err = s.mark(ctx, r, i, StepVerifying, ""); err != nil {
 		return err
 	}
+	if step.Stage != StageReleased {
+		if err := s.holds(ctx, dpid, r.Run.Steps[i].Refused); err != nil {
+			return fmt.Errorf("after step %s: %w", step, err)
+		}
+	}
 	gone := released(r.Run.Steps[:i+1], point)
-	if err := s.verify(ctx, r.Description, dpid, r.Run.Steps[i], point.Matrix, gone); err != nil {
+	if _, err := s.verify(ctx, r.Description, point.Matrix, gone, true); err != nil {
 		return fmt.Errorf("after step %s: %w", step, err)
 	}
 	_, err = s.mark(ctx, r, i, StepDone, "")
@@ -343,8 +351,47 @@ func (s *Service) mark(ctx context.Context, r *record, i int, state StepState, r
 	})
 }
 
-// move does what a step says, and returns the datapath id of its switch.
-func (s *Service) move(ctx context.Context, step Step) (ofproto.DPID, error) {
+// baseline measures what answers through a bridge that has joined and still forwards by
+// itself, where no switch could be asked before the wave: else nothing could answer less
+// than before once it is taken over. The checkpoint has it from now on.
+func (s *Service) baseline(ctx context.Context, r *record, point Checkpoint) (*record, Checkpoint, error) {
+	if point.Matrix.asked() {
+		return r, point, nil
+	}
+	var before Measurement
+	for deadline := time.Now().Add(s.patience.verify); ; { // members are being looked for
+		var err error
+		if before, err = s.ask(ctx, r.Description, nil); err != nil {
+			return r, point, fmt.Errorf("what answers before the bridge is taken over cannot be measured: %w", err)
+		}
+		if len(before.Silent) == 0 {
+			break
+		}
+		if !time.Now().Before(deadline) || !sleep(ctx, s.patience.again) {
+			return r, point, because("before the bridge is taken over", before.Silent)
+		}
+	}
+	point.Matrix = before
+	next, err := s.transit(ctx, r, PhaseStepping, func(r *record, more map[string][]byte) error {
+		for i := range r.Checkpoints {
+			if c := &r.Checkpoints[i]; c.N == point.N {
+				c.Hosts, c.VIPs, c.Probes = before.Hosts, before.VIPs, before.Probes
+			}
+		}
+		encoded, err := json.Marshal(point)
+		more[checkpointKey(r.Description.Name, point.N)] = encoded
+		r.log(AuditEntry{At: s.now(), Who: self, What: "measured", Target: fmt.Sprint(point.N), Detail: fmt.Sprintf("before the bridge is taken over; answered: %s hosts, %s VIPs, %s probes", before.Hosts, before.VIPs, before.Probes)})
+		return err
+	})
+	if err != nil {
+		return r, point, err
+	}
+	return next, point, nil
+}
+
+// move does what a step says, and returns the datapath id of its switch. joined is
+// called when a bridge has joined and is not yet taken over.
+func (s *Service) move(ctx context.Context, step Step, joined func() error) (ofproto.DPID, error) {
 	switch {
 	case step.Bridge == "":
 		return step.dpid(), s.o.Network.SetStage(ctx, step.dpid(), step.Stage)
@@ -358,7 +405,9 @@ func (s *Service) move(ctx context.Context, step Step) (ofproto.DPID, error) {
 		}
 		return parseDPID(v.DPID), nil
 	}
-	return s.adopt(ctx, step.request())
+	req := step.request()
+	req.Joined = joined
+	return s.adopt(ctx, req)
 }
 
 func (s *Service) adopt(ctx context.Context, req ovsdb.Request) (ofproto.DPID, error) {
@@ -378,18 +427,16 @@ func (s *Service) adopt(ctx context.Context, req ovsdb.Request) (ofproto.DPID, e
 	return parseDPID(outcomes[0].DPID), nil
 }
 
-// verify returns nil when the switch of a step holds what it is to hold and nothing
-// answers less than before. It is asked until it is so, for a while: hosts are found
-// again, and links heard.
-func (s *Service) verify(ctx context.Context, d Description, dpid ofproto.DPID, step StepRun, before Measurement, gone map[string]bool) error {
+// verify returns nil when nothing answers less than before. It is asked until it is so,
+// for a while: hosts are found again, and links heard. What is doubtful counts too when
+// all is set; else it is returned. gone are switches that were given back.
+func (s *Service) verify(ctx context.Context, d Description, before Measurement, gone map[string]bool, all bool) (doubts []string, err error) {
 	deadline := time.Now().Add(s.patience.verify)
-	if step.Stage != StageReleased {
-		if err := s.holds(ctx, dpid, step.Refused); err != nil {
-			return err
-		}
-	}
 	for {
-		why, err := s.worse(ctx, d, before, gone)
+		why, doubts, err := s.worse(ctx, d, before, gone)
+		if all {
+			why, doubts = append(why, doubts...), nil
+		}
 		switch {
 		case err != nil:
 			err = fmt.Errorf("what answers cannot be measured: %w", err)
@@ -397,10 +444,10 @@ func (s *Service) verify(ctx context.Context, d Description, dpid ofproto.DPID, 
 			err = because("not verified", why)
 		}
 		if err == nil || ctx.Err() != nil {
-			return err
+			return doubts, err
 		}
 		if !time.Now().Before(deadline) || !sleep(ctx, s.patience.again) {
-			return err
+			return doubts, err
 		}
 	}
 }
@@ -453,22 +500,4 @@ func (s *Service) holds(ctx context.Context, dpid ofproto.DPID, refused []string
 		return because(fmt.Sprintf("switch %s does not hold what it is to hold", dpid), why)
 	}
 	return nil
-}
-
-// await waits for the confirmation of a wave.
-func (s *Service) await(ctx context.Context, r *record) error {
-	left := time.NewTimer(r.Run.Deadline.Sub(s.now()))
-	defer left.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.wake:
-			if s.record(r.Description.Name) != r {
-				return nil // confirmed, or to be rolled back
-			}
-		case <-left.C:
-			return fmt.Errorf("it was not confirmed within %s", r.Description.ConfirmTimeout)
-		}
-	}
 }

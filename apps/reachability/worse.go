@@ -34,6 +34,9 @@ type Difference struct {
 	// DPID is the switch that it was found at.
 	DPID string `json:"dpid"`
 	Text string `json:"text"` // what is worse, as a sentence
+	// Doubtful says that it need not come from the network: a host that answers no switch
+	// may be switched off, a port that carries much may be wanted to.
+	Doubtful bool `json:"doubtful"`
 }
 
 // Worse lists what is worse in a measurement than in an earlier one: what was answered
@@ -43,7 +46,11 @@ type Difference struct {
 // more is told. Better is not told.
 func Worse(before, after Measurement) (list []Difference) {
 	add := func(a Aspect, dpid, format string, args ...any) {
-		list = append(list, Difference{a, dpid, fmt.Sprintf(format, args...)})
+		list = append(list, Difference{Aspect: a, DPID: dpid, Text: fmt.Sprintf(format, args...)})
+	}
+	doubt := func(a Aspect, dpid, format string, args ...any) {
+		add(a, dpid, format, args...)
+		list[len(list)-1].Doubtful = true
 	}
 	lost := map[string]bool{} // switches that were measured from, and are not
 	were := map[string]Switch{}
@@ -84,10 +91,14 @@ func Worse(before, after Measurement) (list []Difference) {
 	for _, p := range after.Pairs {
 		pairs[pairKey{p.From, p.Address, p.VLAN, p.MAC}] = p.Reply
 	}
+	off := silent(before.Pairs, after.Pairs)
 	for _, p := range before.Pairs {
 		is, asked := pairs[pairKey{p.From, p.Address, p.VLAN, p.MAC}]
-		if len(after.Pairs) > 0 {
+		if n := len(list); len(after.Pairs) > 0 {
 			worse(AspectHost, p.name(), p.From, p.Reply, is, asked)
+			for i := n; i < len(list); i++ {
+				list[i].Doubtful = asked && off[p.host()]
+			}
 		}
 	}
 
@@ -155,9 +166,9 @@ func Worse(before, after Measurement) (list []Difference) {
 	for _, r := range after.Rates {
 		was := rates[r.Place]
 		if r.Rx > stormPackets && r.Rx > stormTimes*was.Rx {
-			add(AspectStorm, r.DPID, "port %s takes %.0f packets a second (%.0f before): there may be a loop", r.Place, r.Rx, was.Rx)
+			doubt(AspectStorm, r.DPID, "port %s takes %.0f packets a second (%.0f before): there may be a loop", r.Place, r.Rx, was.Rx)
 		} else if r.Tx > stormPackets && r.Tx > stormTimes*was.Tx {
-			add(AspectStorm, r.DPID, "port %s sends %.0f packets a second (%.0f before): there may be a loop", r.Place, r.Tx, was.Tx)
+			doubt(AspectStorm, r.DPID, "port %s sends %.0f packets a second (%.0f before): there may be a loop", r.Place, r.Tx, was.Tx)
 		}
 	}
 
@@ -169,6 +180,35 @@ func Worse(before, after Measurement) (list []Difference) {
 		}
 	}
 	return list
+}
+
+// host is who is asked in a pair.
+type host struct {
+	mac  string
+	vlan uint16
+}
+
+func (p Pair) host() host { return host{p.MAC, p.VLAN} }
+
+// silent are the hosts that answered a switch before and answer none after. Where several
+// answered, and nobody does, it is not they that are off: then there are none.
+func silent(before, after []Pair) map[host]bool {
+	off := map[host]bool{}
+	for _, p := range before {
+		if p.OK() {
+			off[p.host()] = true
+		}
+	}
+	were := len(off)
+	for _, p := range after {
+		if p.OK() {
+			delete(off, p.host())
+		}
+	}
+	if were > 1 && len(off) == were {
+		return nil
+	}
+	return off
 }
 
 // name is the host of a pair, as operators know it.

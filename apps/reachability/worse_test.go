@@ -84,3 +84,44 @@ func TestWorse(t *testing.T) {
 		})
 	}
 }
+
+// A host that answers nobody may be off, a port may carry more than before: both are told
+// as doubtful. A host that answers some switches is there, and several do not go at once.
+func TestDoubtful(t *testing.T) {
+	no := reachability.Reply{Result: reachability.NoAnswer, Tries: 3, Reason: "no answer"}
+	two := func() reachability.Measurement {
+		m := whole()
+		for _, p := range m.Pairs {
+			p.VLAN = 0
+			p.MAC, p.Address = "02:00:00:00:00:04", netip.MustParseAddr("10.0.0.4")
+			m.Pairs = append(m.Pairs, p)
+		}
+		m.Pairs[1].VLAN = 0
+		return m
+	}
+	for name, c := range map[string]struct {
+		change   func(*reachability.Measurement)
+		doubtful []bool
+	}{
+		"one host, from both":         {func(m *reachability.Measurement) { m.Pairs[0].Reply, m.Pairs[1].Reply = no, no }, []bool{true, true}},
+		"one host, from one":          {func(m *reachability.Measurement) { m.Pairs[0].Reply = no }, []bool{false}},
+		"one from both, one from one": {func(m *reachability.Measurement) { m.Pairs[0].Reply, m.Pairs[1].Reply, m.Pairs[2].Reply = no, no, no }, []bool{true, true, false}},
+		"all hosts": {func(m *reachability.Measurement) {
+			for i := range m.Pairs {
+				m.Pairs[i].Reply = no
+			}
+		}, []bool{false, false, false, false}},
+		"a storm": {func(m *reachability.Measurement) { m.Rates[0].Rx = 6000 }, []bool{true}},
+		"a loop":  {func(m *reachability.Measurement) { m.Copies[0].Count = 2 }, []bool{false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before, after := two(), two()
+			c.change(&after)
+			var got []bool
+			for _, d := range reachability.Worse(before, after) {
+				got = append(got, d.Doubtful)
+			}
+			require.Equal(t, c.doubtful, got)
+		})
+	}
+}

@@ -241,17 +241,9 @@ func migrateApply() *cobra.Command {
 	})
 }
 
-// follow prints what happens to a migration until it rests, and fails unless it then is
-// in one of the states that are good.
-func (c *client) follow(name string, good ...migration.State) error {
-	var last string
-	said := map[string]bool{}
-	say := func(format string, args ...any) {
-		if s := fmt.Sprintf(format, args...); c.output == "table" && s != last {
-			last = s
-			fmt.Fprintln(c.out, oneLine(s))
-		}
-	}
+// looks reads a migration again and again, until see has seen enough. body is the
+// document as it came. The error is also that of an interrupted command.
+func (c *client) looks(name string, see func(m migration.Migration, body []byte) (enough bool, err error)) error {
 	for {
 		a, err := c.get(migrationPath(name))
 		if err != nil {
@@ -261,71 +253,102 @@ func (c *client) follow(name string, good ...migration.State) error {
 		if err != nil {
 			return err
 		}
-		run := m.Run
-		steps := []migration.StepRun{}
-		wave := ""
-		if run != nil {
-			steps, wave = run.Steps, run.Wave
-		} else if m.Last != nil {
-			steps, wave = m.Last.Steps, m.Last.Wave
+		if enough, err := see(m, a.body); enough || err != nil {
+			return err
 		}
-		if run != nil && (run.Phase == migration.PhaseChecking || run.Phase == migration.PhaseMeasuring) {
-			say("wave %s: %s", wave, run.Phase)
+		select {
+		case <-time.After(followEvery):
+		case <-c.ctx.Done():
+			return refused(context.Cause(c.ctx))
+		}
+	}
+}
+
+// story tells what happens to a migration, each thing once. Documents have nothing told.
+type story struct {
+	c    *client
+	said map[string]bool
+}
+
+func (s story) say(format string, args ...any) {
+	line := oneLine(fmt.Sprintf(format, args...))
+	if s.c.output == "table" && !s.said[line] {
+		s.said[line] = true
+		fmt.Fprintln(s.c.out, line)
+	}
+}
+
+// latest returns the run under way, or the last one: its wave and its steps.
+func latest(m migration.Migration) (wave string, steps []migration.StepRun) {
+	switch {
+	case m.Run != nil:
+		return m.Run.Wave, m.Run.Steps
+	case m.Last != nil:
+		return m.Last.Wave, m.Last.Steps
+	}
+	return "", nil
+}
+
+// tell says what is new.
+func (s story) tell(m migration.Migration) {
+	wave, steps := latest(m)
+	run := m.Run
+	undoing := run != nil && run.Phase == migration.PhaseUndoing
+	if run != nil {
+		if run.Phase == migration.PhaseChecking || run.Phase == migration.PhaseMeasuring {
+			s.say("wave %s: %s", wave, run.Phase)
 		}
 		for _, k := range m.Checkpoints {
-			if run != nil && k.N == run.Checkpoint && !said["checkpoint"] {
-				said["checkpoint"] = true
-				say("wave %s: checkpoint %d: answered: %s hosts, %s VIPs, %s probes", wave, k.N, k.Hosts, k.VIPs, k.Probes)
+			if k.N == run.Checkpoint {
+				s.say("wave %s: checkpoint %d: answered: %s hosts, %s VIPs, %s probes", wave, k.N, k.Hosts, k.VIPs, k.Probes)
 			}
 		}
-		if run != nil && run.Phase == migration.PhaseUndoing && !said["undoing"] {
-			said["undoing"] = true
-			say("wave %s: rolling back: %s", wave, run.Reason)
+	}
+	if undoing {
+		s.say("wave %s: rolling back: %s", wave, run.Reason)
+	}
+	for i, st := range steps {
+		if st.State == migration.StepPending || undoing && st.State == migration.StepDone {
+			continue // not its turn yet
 		}
-		for i, s := range steps {
-			key := fmt.Sprintf("%d %s %s", i, s.State, s.Reason)
-			if s.State == migration.StepPending || said[key] {
-				continue
-			}
-			if s.State == migration.StepDone && run != nil && run.Phase == migration.PhaseUndoing {
-				continue // not its turn yet
-			}
-			said[key] = true
-			took := ""
-			if s.State == migration.StepDone && !s.Ended.IsZero() {
-				took = " (" + s.Ended.Sub(s.Began).Round(10*time.Millisecond).String() + ")"
-			}
-			if s.Reason != "" {
-				took += ": " + s.Reason
-			}
-			say("step %d of %d: %s: %s%s", i+1, len(steps), s.Step, s.State, took)
+		more := ""
+		if st.State == migration.StepDone && !st.Ended.IsZero() {
+			more = " (" + st.Ended.Sub(st.Began).Round(10*time.Millisecond).String() + ")"
 		}
+		if st.Reason != "" {
+			more += ": " + st.Reason
+		}
+		s.say("step %d of %d: %s: %s%s", i+1, len(steps), st.Step, st.State, more)
+	}
+}
+
+// follow tells what happens to a migration until it rests, and fails unless it then is
+// in one of the states that are good.
+func (c *client) follow(name string, good ...migration.State) error {
+	s := story{c, map[string]bool{}}
+	return c.looks(name, func(m migration.Migration, body []byte) (bool, error) {
+		s.tell(m)
 		if m.State == migration.StateApplying || m.State == migration.StateRollingBack {
-			select {
-			case <-time.After(followEvery):
-				continue
-			case <-c.ctx.Done():
-				return refused(context.Cause(c.ctx))
-			}
+			return false, nil
 		}
 		if c.output != "table" {
-			if err := c.print(a.body, nil); err != nil {
-				return err
+			if err := c.print(body, nil); err != nil {
+				return true, err
 			}
 		}
-		if !slices.Contains(good, m.State) {
-			return refused(fmt.Errorf("wave %s: %s: %s", wave, strings.ReplaceAll(string(m.State), "_", " "), m.Reason))
-		}
-		switch m.State {
-		case migration.StateUnconfirmed:
-			say("wave %s is applied: confirm it within %s, or it is rolled back: fairlead migrate confirm %s", wave, m.Progress.Confirm, name)
-		case migration.StateRolledBack:
-			say("rolled back: %s", m.Reason)
+		wave, _ := latest(m)
+		switch {
+		case !slices.Contains(good, m.State):
+			return true, refused(fmt.Errorf("wave %s: %s: %s", wave, strings.ReplaceAll(string(m.State), "_", " "), m.Reason))
+		case m.State == migration.StateUnconfirmed:
+			s.say("wave %s is applied: confirm it within %s, or it is rolled back: fairlead migrate confirm %s", wave, m.Progress.Confirm, name)
+		case m.State == migration.StateRolledBack:
+			s.say("rolled back: %s", m.Reason)
 		default:
-			say("migration %s is %s", name, m.State)
+			s.say("migration %s is %s", name, m.State)
 		}
-		return nil
-	}
+		return true, nil
+	})
 }
 
 func migrateConfirm() *cobra.Command {
@@ -436,14 +459,16 @@ func migrationText(w *tabwriter.Writer, m migration.Migration) {
 		row(w, "REASON")
 		row(w, m.Reason)
 	}
-	steps := []migration.StepRun{}
-	switch {
-	case m.Run != nil:
-		steps = m.Run.Steps
-	case m.Last != nil:
-		steps = m.Last.Steps
+	if k := m.Watch; k != nil && k.Times > 0 {
+		gap(w)
+		row(w, "VERIFIED SINCE", "LAST", "DOUBTFUL")
+		doubts := "nothing"
+		if len(k.Doubts) > 0 {
+			doubts = strings.Join(k.Doubts, "; ")
+		}
+		row(w, fmt.Sprintf("%d times", k.Times), k.At.Format(time.RFC3339), doubts)
 	}
-	if len(steps) > 0 {
+	if _, steps := latest(m); len(steps) > 0 {
 		gap(w)
 		row(w, "STEP", "STATE", "TOOK", "REASON")
 		for _, s := range steps {
@@ -473,36 +498,27 @@ func migrationText(w *tabwriter.Writer, m migration.Migration) {
 // watchMigration prints a line for every change until the migration rests.
 func (c *client) watchMigration(name string) error {
 	var last string
-	for {
-		a, err := c.get(migrationPath(name))
-		if err != nil {
-			return err
-		}
-		m, err := decode[migration.Migration](c, a.body)
-		if err != nil {
-			return err
-		}
-		s := fmt.Sprintf("%s %s %s", m.Name, m.State, progressBar(m.Progress))
+	err := c.looks(name, func(m migration.Migration, body []byte) (bool, error) {
+		line := fmt.Sprintf("%s %s %s", m.Name, m.State, progressBar(m.Progress))
 		if m.Run != nil {
-			s += " wave " + m.Run.Wave + " " + string(m.Run.Phase)
+			line += " wave " + m.Run.Wave + " " + string(m.Run.Phase)
 		}
-		if s != last {
-			last = s
-			if c.output == "table" {
-				fmt.Fprintln(c.out, oneLine(s))
-			} else if err := c.print(a.body, nil); err != nil {
-				return err
-			}
+		over := m.Run == nil
+		switch {
+		case line == last:
+			return over, nil
+		case c.output != "table":
+			last = line
+			return over, c.print(body, nil)
 		}
-		if m.Run == nil {
-			return nil
-		}
-		select {
-		case <-time.After(followEvery):
-		case <-c.ctx.Done():
-			return nil
-		}
+		last = line
+		fmt.Fprintln(c.out, oneLine(line))
+		return over, nil
+	})
+	if c.ctx.Err() != nil {
+		return nil // who watches may stop
 	}
+	return err
 }
 
 func migrateList() *cobra.Command {

@@ -94,6 +94,12 @@ func TestMigrateCommands(t *testing.T) {
 	}
 	require.Contains(t, s.asked[3], `POST /v1/migrations/campus/apply {"wave":"access"}`)
 
+	s.states = s.states[len(s.states)-1:]
+	s.states[0].Watch = &migration.Watch{Times: 4, At: now, Doubts: []string{"10.0.0.9 does not answer from switch 1 any more"}}
+	out = r.done("migrate status campus")
+	require.Contains(t, out, "4 times")
+	require.Contains(t, out, "10.0.0.9 does not answer from switch 1 any more")
+
 	s.states = []migration.Migration{
 		of(migration.StateRollingBack, migration.Migration{Run: run(migration.PhaseUndoing, migration.StepUndoing, "10.0.0.9 is silent"), Reason: "10.0.0.9 is silent"}),
 		of(migration.StateRolledBack, migration.Migration{

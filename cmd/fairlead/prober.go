@@ -126,7 +126,7 @@ func (p prober) Worse(before, after migration.Measurement) (list []migration.Dif
 		var is reachability.Measurement
 		if is, err = wholeOf(after); err == nil {
 			for _, d := range reachability.Worse(was, is) {
-				list = append(list, migration.Difference{DPID: d.DPID, Text: d.Text})
+				list = append(list, migration.Difference{DPID: d.DPID, Text: d.Text, Doubtful: d.Doubtful})
 			}
 			return list
 		}

@@ -327,6 +327,10 @@ type Request struct {
 	Controllers []string
 	// DiscardFlows lets a bridge be adopted that forgets flows of others by it.
 	DiscardFlows bool
+	// Joined is called for each bridge that has joined: it is connected and holds what its
+	// stage wants, and still forwards by itself. An error puts the bridge back. nil: it is
+	// taken over at once.
+	Joined func() error
 }
 
 // Outcome is what came of one bridge of a Request.
@@ -390,6 +394,13 @@ func (h *Hosts) adopt(ctx context.Context, k *host, inv *Inventory, names []stri
 			x.err = h.joined(ctx, k, x, req.DiscardFlows)
 		}
 	})
+	for _, x := range all {
+		if x.err == nil && x.join && req.Joined != nil {
+			if x.err = req.Joined(); x.err != nil && ctx.Err() == nil {
+				x.err = errors.Join(x.err, h.abort(ctx, k, x.a))
+			}
+		}
+	}
 	for _, x := range all {
 		if x.err == nil && x.changes {
 			if x.err = h.takeOver(ctx, k, x); x.err != nil && x.join && ctx.Err() == nil {
@@ -783,6 +794,11 @@ func (h *Hosts) release(ctx context.Context, k *host, bridge string) error {
 		}
 		h.withdraw(ctx, a)
 	} else if s.record.Phase == PhaseJoining {
+		// Nothing is flushed then, so what is Fairlead's has to be taken out. A server that was
+		// just started waits until the bridge is back.
+		wait, cancel := context.WithTimeout(ctx, h.patience.join)
+		_, _ = h.filled(wait, parseDPID(a.DPID)) // one that does not come is released all the same
+		cancel()
 		h.withdraw(ctx, a)
 	}
 	if err := h.change(ctx, k, bridge, func(s *state) ([]ovsdb.Operation, error) { return planRestore(s), nil }); err != nil {

@@ -638,3 +638,64 @@ func TestInventory(t *testing.T) {
 	})
 	require.Equal(t, "00000000000000aa", l.get("br0", "datapath_id"))
 }
+
+// Who asks for it is called when a bridge has joined, is filled and still forwards by
+// itself; an error leaves the bridge as it was.
+func TestJoined(t *testing.T) {
+	l := newLab(t)
+	l.bridge("br0")
+	before := l.list("Bridge")
+	called := 0
+	joined := func() error {
+		called++
+		row := l.list("Bridge")["br0"]
+		require.Len(t, l.list("Controller"), 1)
+		require.NotEqual(t, "secure", row["fail_mode"])
+		require.Zero(t, l.side.taken)
+		return errors.New("10.0.0.9 is silent")
+	}
+	outcomes, err := l.Adopt(t.Context(), Request{Endpoint: l.endpoint(), Bridges: []string{"br0"}, Stage: "steer", Joined: joined})
+	require.NoError(t, err)
+	require.Equal(t, "refused", outcomes[0].State)
+	require.Equal(t, "10.0.0.9 is silent", outcomes[0].Reason)
+	require.Equal(t, before["br0"]["external_ids"], l.list("Bridge")["br0"]["external_ids"])
+	require.Empty(t, l.list("Controller"))
+	require.Zero(t, l.store.size())
+	require.Equal(t, 1, called)
+
+	outcomes, err = l.Adopt(t.Context(), Request{Endpoint: l.endpoint(), Bridges: []string{"br0"}, Stage: "steer", Joined: func() error { called++; return nil }})
+	require.NoError(t, err)
+	require.Equal(t, "adopted", outcomes[0].State)
+	require.Equal(t, 2, called)
+	_, err = l.Adopt(t.Context(), Request{Endpoint: l.endpoint(), Bridges: []string{"br0"}, Stage: "steer", Joined: func() error { called++; return nil }})
+	require.NoError(t, err)
+	require.Equal(t, 2, called, "it is adopted already")
+}
+
+// A bridge that has joined, and is released by a server that was just started, is let go
+// when it is back: nobody else takes Fairlead's entries out of it.
+func TestReleaseJoined(t *testing.T) {
+	l := newLab(t)
+	l.bridge("br0")
+	before := l.written()
+	looked := 0
+	outcomes, err := l.Adopt(t.Context(), Request{Endpoint: l.endpoint(), Bridges: []string{"br0"}, Stage: "steer", Joined: func() error {
+		l.side.mu.Lock()
+		l.side.away = true
+		l.side.hook = func(what string) error {
+			l.side.mu.Lock()
+			defer l.side.mu.Unlock()
+			if looked++; looked == 3 {
+				l.side.away = false
+			}
+			return nil
+		}
+		l.side.mu.Unlock()
+		require.NoError(t, l.release(t.Context(), l.hosts[l.endpoint()], "br0"))
+		return errors.New("it is released")
+	}})
+	require.NoError(t, err)
+	require.Equal(t, "it is released", outcomes[0].Reason)
+	require.Equal(t, before, l.written())
+	require.Len(t, l.side.withdrawn, 1)
+}

@@ -313,6 +313,13 @@ waves:
 	require.Equal(t, "observe", s.Stage)
 	require.True(t, l.host("h1").reaches(h3.addr))
 	l.ovs.Ofctl("del-flows", l.ovs.Target("s1"), "table=2,arp")
+
+	// And once it is applied, while it waits for its confirmation.
+	c.succeeds("migrate", "apply", "campus")
+	l.ovs.AddFlow("s1", fmt.Sprintf("table=2,priority=65000,icmp,nw_dst=%s,actions=drop", l.host("h2").addr))
+	m := c.reaches("campus", "rolled_back", 50*time.Second)
+	require.Contains(t, m.Reason, "while it waited for its confirmation: not verified: ping "+l.host("h2").addr.String())
+	l.ovs.Ofctl("del-flows", l.ovs.Target("s1"), "table=2,icmp")
 	c.succeeds("migrate", "apply", "campus")
 	c.succeeds("migrate", "confirm", "campus")
 }
