@@ -158,7 +158,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		"OVSAdoption": OVSAdoption{}, "OVSOutcome": ovsdb.Outcome{}, "OVSOutcomes": OVSOutcomes{},
 		"Migration": migration.Migration{}, "MigrationDescription": migration.Description{}, "MigrationWave": migration.Wave{}, "MigrationStep": migration.Step{},
 		"MigrationProbe": migration.Probe{}, "MigrationPlan": migration.Plan{}, "PlannedWave": migration.PlannedWave{}, "PlannedStep": migration.PlannedStep{}, "MigrationCheck": migration.Check{},
-		"OVSDBChange": ovsdb.Change{}, "FlowChanges": migration.FlowChanges{}, "BlastRadius": migration.Blast{}, "MigrationRun": migration.Run{}, "StepRun": migration.StepRun{},
+		"OVSDBChange": ovsdb.Change{}, "FlowChanges": migration.FlowChanges{}, "SwitchChange": migration.SwitchChange{}, "BlastRadius": migration.Blast{}, "MigrationRun": migration.Run{}, "StepRun": migration.StepRun{},
 		"MigrationOutcome": migration.Outcome{}, "MigrationCheckpoint": migration.CheckpointView{}, "MigrationTarget": migration.Target{}, "MigrationProgress": migration.Progress{}, "MigrationWatch": migration.Watch{},
 		"AuditEntry": migration.AuditEntry{}, "MigrationTally": migration.Tally{}, "MigrationPage": Page[int]{},
 		"ReachabilityRequest": ReachabilityRequest{}, "ReachabilityProbe": reachability.Probe{}, "Reachability": reachability.Measurement{}, "MeasuredSwitch": reachability.Switch{},

@@ -214,6 +214,12 @@ func (p program) Topology(context.Context) (*topology.Snapshot, error) {
 	return p.links.Snapshot(), nil
 }
 
+func (p program) Assuming(_ context.Context, managed map[topology.DPID]bool) (*topology.Snapshot, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.links.Assuming(managed), nil
+}
+
 func (p program) Notify(context.Context, any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -44,6 +44,9 @@ type Network interface {
 	Room(ctx context.Context, dpid ofproto.DPID) (map[ofproto.Table]uint32, error)
 	// Topology returns the graph as it is now.
 	Topology(ctx context.Context) (*topology.Snapshot, error)
+	// Assuming returns the graph as it would be with switches in stage managed, or in none
+	// that is: what follows from that in others is in it. Nothing changes.
+	Assuming(ctx context.Context, managed map[topology.DPID]bool) (*topology.Snapshot, error)
 	// Notify publishes an event of a migration.
 	Notify(ctx context.Context, data any)
 }

@@ -42,6 +42,9 @@ type PlannedStep struct {
 	Checks   []Check        `json:"checks"`
 	OVSDB    []ovsdb.Change `json:"ovsdb"`
 	OpenFlow FlowChanges    `json:"openflow"`
+	// Elsewhere is what follows in other managed switches, as far as it is known who is
+	// joined to whom.
+	Elsewhere []SwitchChange `json:"elsewhere"`
 	// Refused are the parts that the switch cannot have in that stage, or refuses now.
 	Refused []string `json:"refused"`
 	Blast   Blast    `json:"blast"`
@@ -78,6 +81,16 @@ type FlowChanges struct {
 	Assumed      string   `json:"assumed,omitempty"` // what is taken for granted
 }
 
+// SwitchChange is what follows from a step in another switch.
+type SwitchChange struct {
+	DPID string `json:"dpid"`
+	// Ports are those that are opened or closed, as "port 3: broadcasts pass no more".
+	Ports []string `json:"ports"`
+	// Paths counts the switches that it reaches by another port, or not any more; in
+	// networks of up to 256.
+	Paths int `json:"paths"`
+}
+
 // maxEntries bounds FlowChanges.Entries.
 const maxEntries = 200
 
@@ -101,6 +114,8 @@ type planner struct {
 	vips     []VIP
 	snap     *topology.Snapshot
 	assume   map[string]string        // stage by datapath id, after the steps so far
+	managed  map[topology.DPID]bool   // likewise, where steps say so
+	ways     *topology.Snapshot       // the graph as it is then; nil: it is what snap is
 	stp      map[ofproto.DPID]bool    // of the bridges that were looked at
 	views    map[string][]ovsdb.View  // by endpoint
 	failures map[ovsdb.Endpoint]error // why an endpoint cannot be looked at
@@ -109,7 +124,7 @@ type planner struct {
 
 // plan makes the plan of some waves; empty: of all that are not applied.
 func (s *Service) plan(ctx context.Context, d Description, applied []string, only string) (*Plan, error) {
-	p := planner{s: s, d: d, assume: map[string]string{}, stp: map[ofproto.DPID]bool{}, views: map[string][]ovsdb.View{}, failures: map[ovsdb.Endpoint]error{}}
+	p := planner{s: s, d: d, assume: map[string]string{}, managed: map[topology.DPID]bool{}, stp: map[ofproto.DPID]bool{}, views: map[string][]ovsdb.View{}, failures: map[ovsdb.Endpoint]error{}}
 	var err error
 	if p.vips, err = s.o.VIPs.VIPs(ctx); err != nil {
 		return nil, err
@@ -196,7 +211,7 @@ func (ps *PlannedStep) check(name string, state CheckState, format string, args 
 }
 
 func (p *planner) step(ctx context.Context, step Step) (PlannedStep, error) {
-	ps := PlannedStep{Step: step, Checks: []Check{}, OVSDB: []ovsdb.Change{}, OpenFlow: FlowChanges{Entries: []string{}}, Refused: []string{}}
+	ps := PlannedStep{Step: step, Checks: []Check{}, OVSDB: []ovsdb.Change{}, OpenFlow: FlowChanges{Entries: []string{}}, Elsewhere: []SwitchChange{}, Refused: []string{}}
 	ps.Blast = Blast{Hosts: []string{}, Members: []string{}, VIPs: []string{}, Links: []string{}}
 	dpid, view, err := p.reach(ctx, &ps)
 	if err != nil || dpid == 0 {
@@ -224,6 +239,9 @@ func (p *planner) step(ctx context.Context, step Step) (PlannedStep, error) {
 		p.ovsdb(ctx, &ps, *view, planned)
 	}
 	p.openflow(ctx, &ps, sw, view)
+	if err := p.elsewhere(ctx, &ps, topology.DPID(dpid)); err != nil {
+		return ps, err
+	}
 	p.blast(&ps, dpid, sw.Connected)
 	p.capabilities(&ps, sw, view)
 	p.loops(ctx, &ps, dpid)

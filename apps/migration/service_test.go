@@ -526,6 +526,10 @@ func TestPlan(t *testing.T) {
 		require.Equal(t, CheckFailed, find(2, "return_paths").State)
 		require.Equal(t, "steer", p.Waves[2].Steps[0].From, "an earlier wave did that")
 		require.Len(t, p.Waves[0].Steps[0].Blast.Links, 2)
+		require.Equal(t, []SwitchChange{{
+			DPID: "0000000000000008", Ports: []string{"port 2: blocked: 0000000000000009 forwards on its own, and is reached another way"},
+		}}, p.Waves[0].Steps[0].Elsewhere)
+		require.Empty(t, p.Waves[1].Steps[0].Elsewhere, "9 is in steer by then")
 		require.Equal(t, "available", p.Waves[3].Steps[0].From)
 		require.Len(t, p.Waves[3].Steps[0].OVSDB, 1)
 		require.Equal(t, "steer", p.Waves[4].Steps[0].From)

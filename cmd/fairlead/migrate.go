@@ -152,6 +152,13 @@ func planText(w io.Writer, p migration.Plan, verbose bool) {
 					line("              %s", e)
 				}
 			}
+			for _, e := range s.Elsewhere {
+				paths := ""
+				if e.Paths > 0 {
+					paths = fmt.Sprintf("; reaches %d switches another way", e.Paths)
+				}
+				line("    elsewhere %s: %s%s", e.DPID, strings.Join(e.Ports, "; "), paths)
+			}
 			if b := s.Blast; b.Known {
 				line("    behind    %d hosts%s, %d links%s; members of VIPs%s", len(b.Hosts), some(b.Hosts), len(b.Links), some(b.Links), some(b.Members))
 			} else {

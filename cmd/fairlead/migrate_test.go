@@ -55,7 +55,7 @@ func TestMigrateCommands(t *testing.T) {
 		Step: step, From: "available", Canary: true, Checks: []migration.Check{{Name: "loops", State: migration.CheckOK, Detail: "no circle is left open"}},
 		OVSDB:    []ovsdb.Change{{Table: "Bridge", Row: "a1", Column: "fail_mode", Before: `["set",[]]`, After: `"secure"`}},
 		OpenFlow: migration.FlowChanges{AddFlows: 11, Entries: []string{"+ table=0 priority=1"}}, Undo: "the bridge is released",
-		Blast: migration.Blast{Known: true, Hosts: []string{"10.0.0.2"}},
+		Blast: migration.Blast{Known: true, Hosts: []string{"10.0.0.2"}}, Elsewhere: []migration.SwitchChange{{DPID: "02", Ports: []string{"port 3: no broadcasts pass"}, Paths: 2}},
 	}}}}}
 	run := func(phase migration.Phase, state migration.StepState, reason string) *migration.Run {
 		return &migration.Run{Wave: "access", Phase: phase, Checkpoint: 1, Reason: reason, Steps: []migration.StepRun{{Step: step, State: state, Began: now, Ended: now.Add(2 * time.Second)}}}
@@ -74,7 +74,7 @@ func TestMigrateCommands(t *testing.T) {
 
 	s.states = []migration.Migration{of(migration.StatePlanned, migration.Migration{})}
 	out := r.done("migrate plan -f " + file)
-	for _, says := range []string{"available -> steer", "ok       loops: no circle", `Bridge a1 fail_mode: ["set",[]] → "secure"`, "flows +11", "1 hosts: 10.0.0.2", "undo      the bridge is released", "all checks hold"} {
+	for _, says := range []string{"available -> steer", "ok       loops: no circle", `Bridge a1 fail_mode: ["set",[]] → "secure"`, "flows +11", "1 hosts: 10.0.0.2", "elsewhere 02: port 3: no broadcasts pass; reaches 2 switches another way", "undo      the bridge is released", "all checks hold"} {
 		require.Contains(t, out, says)
 	}
 	require.NotContains(t, out, "priority=1")

@@ -107,6 +107,11 @@ func (n migrated) Topology(ctx context.Context) (*topology.Snapshot, error) {
 	return network{core: n.core}.Topology(ctx)
 }
 
+func (n migrated) Assuming(ctx context.Context, managed map[topology.DPID]bool) (snap *topology.Snapshot, err error) {
+	err = n.core.Do(ctx, func(c *controller.Context) { snap = c.Graph.Assuming(managed) })
+	return snap, err
+}
+
 func (n migrated) Notify(ctx context.Context, data any) {
 	// An error means that nobody is left to be told.
 	_ = n.core.Do(ctx, func(c *controller.Context) { c.Notify("migration", data) })
