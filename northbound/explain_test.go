@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/topology"
 )
 
@@ -17,7 +18,7 @@ type fakeExplainer struct{ asked []balancer.Query }
 func (f *fakeExplainer) Explain(_ context.Context, q balancer.Query) (balancer.Explanation, error) {
 	f.asked = append(f.asked, q)
 	if q.At == nil && q.From.Port() == 9 {
-		return balancer.Explanation{}, &balancer.InvalidError{Errors: []balancer.FieldError{{Field: "at", Reason: "is needed"}}}
+		return balancer.Explanation{}, &balancer.InvalidError{Errors: []documents.FieldError{{Field: "at", Reason: "is needed"}}}
 	}
 	return balancer.Explanation{Protocol: q.Protocol, From: q.From, To: q.To, At: "0000000000000001/1", Result: "dropped",
 		Reasons: []string{}, Path: []balancer.HopView{}, Installed: balancer.InstalledSame, Differences: []balancer.DifferenceView{}}, nil

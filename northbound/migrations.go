@@ -36,11 +36,7 @@ func migrationProblem(err error) error {
 	var clash *migration.ConflictError
 	switch {
 	case errors.As(err, &invalid):
-		fields := make([]FieldError, len(invalid.Errors))
-		for i, f := range invalid.Errors {
-			fields[i] = FieldError(f)
-		}
-		return fieldsProblem(http.StatusBadRequest, "invalid", "Invalid document", fields)
+		return fieldsProblem(http.StatusBadRequest, "invalid", "Invalid document", invalid.Errors)
 	case errors.As(err, &clash):
 		return problem(http.StatusConflict, "conflict", "Conflict", clash.Reason)
 	case errors.Is(err, migration.ErrNotFound):

@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/topology"
 )
@@ -181,17 +182,17 @@ type FaultView struct {
 
 // FlowView is one flow that a switch holds, decoded.
 type FlowView struct {
-	Table        uint8             `json:"table"`
-	Priority     uint16            `json:"priority"`
-	Owner        string            `json:"owner"`        // "balancer vip/web"; empty when not Fairlead's
-	Cookie       string            `json:"cookie"`       // hex
-	Match        map[string]string `json:"match"`        // by OXM field name; empty matches everything
-	Instructions []string          `json:"instructions"` // in the manner of ovs-ofctl
-	Packets      uint64            `json:"packets"`
-	Bytes        uint64            `json:"bytes"`
-	Age          balancer.Duration `json:"age"`
-	IdleTimeout  balancer.Duration `json:"idle_timeout"` // 0s is never
-	HardTimeout  balancer.Duration `json:"hard_timeout"` // 0s is never
+	Table        uint8              `json:"table"`
+	Priority     uint16             `json:"priority"`
+	Owner        string             `json:"owner"`        // "balancer vip/web"; empty when not Fairlead's
+	Cookie       string             `json:"cookie"`       // hex
+	Match        map[string]string  `json:"match"`        // by OXM field name; empty matches everything
+	Instructions []string           `json:"instructions"` // in the manner of ovs-ofctl
+	Packets      uint64             `json:"packets"`
+	Bytes        uint64             `json:"bytes"`
+	Age          documents.Duration `json:"age"`
+	IdleTimeout  documents.Duration `json:"idle_timeout"` // 0s is never
+	HardTimeout  documents.Duration `json:"hard_timeout"` // 0s is never
 
 	match string // as ofproto prints it: with table and priority the flow's identity
 }
@@ -206,9 +207,9 @@ func NewFlowView(f ofproto.FlowStats, owner string) (FlowView, error) {
 		Table: uint8(f.Table), Priority: f.Priority, Owner: owner, Cookie: fmt.Sprintf("%#016x", f.Cookie),
 		Match: map[string]string{}, Instructions: make([]string, 0, len(instructions)),
 		Packets: f.Packets, Bytes: f.Bytes,
-		Age:         balancer.Duration(time.Duration(f.DurationSec)*time.Second + time.Duration(f.DurationNsec)),
-		IdleTimeout: balancer.Duration(time.Duration(f.IdleTimeout) * time.Second),
-		HardTimeout: balancer.Duration(time.Duration(f.HardTimeout) * time.Second),
+		Age:         documents.Duration(time.Duration(f.DurationSec)*time.Second + time.Duration(f.DurationNsec)),
+		IdleTimeout: documents.Duration(time.Duration(f.IdleTimeout) * time.Second),
+		HardTimeout: documents.Duration(time.Duration(f.HardTimeout) * time.Second),
 		match:       f.Match.String(),
 	}
 	if v.match != "" {
@@ -230,14 +231,14 @@ func (f *FlowView) key() string {
 
 // GroupView is one group that a switch holds, decoded.
 type GroupView struct {
-	ID       uint32            `json:"id"`
-	Type     string            `json:"type"` // all, select, indirect or ff
-	Owner    string            `json:"owner"`
-	Packets  uint64            `json:"packets"`
-	Bytes    uint64            `json:"bytes"`
-	RefCount uint32            `json:"ref_count"` // flows and groups that use it
-	Age      balancer.Duration `json:"age"`
-	Buckets  []BucketView      `json:"buckets"`
+	ID       uint32             `json:"id"`
+	Type     string             `json:"type"` // all, select, indirect or ff
+	Owner    string             `json:"owner"`
+	Packets  uint64             `json:"packets"`
+	Bytes    uint64             `json:"bytes"`
+	RefCount uint32             `json:"ref_count"` // flows and groups that use it
+	Age      documents.Duration `json:"age"`
+	Buckets  []BucketView       `json:"buckets"`
 }
 
 // BucketView is one bucket of a group.
@@ -256,7 +257,7 @@ func NewGroupView(d ofproto.GroupDesc, st ofproto.GroupStats, owner string) Grou
 	v := GroupView{
 		ID: uint32(d.Group), Type: d.Type.String(), Owner: owner,
 		Packets: st.Packets, Bytes: st.Bytes, RefCount: st.RefCount,
-		Age:     balancer.Duration(time.Duration(st.DurationSec)*time.Second + time.Duration(st.DurationNsec)),
+		Age:     documents.Duration(time.Duration(st.DurationSec)*time.Second + time.Duration(st.DurationNsec)),
 		Buckets: make([]BucketView, len(d.Buckets)),
 	}
 	for i, b := range d.Buckets {

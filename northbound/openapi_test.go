@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/apps/migration"
 	"github.com/fairlead/fairlead/apps/reachability"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/topology"
 )
@@ -157,11 +158,11 @@ func TestOpenAPISchemas(t *testing.T) {
 		"OVSBridge": ovsdb.View{}, "OVSController": ovsdb.Controller{}, "OVSPort": ovsdb.Port{}, "OVSInterface": ovsdb.Interface{}, "OVSFound": OVSInterface{},
 		"OVSAdoption": OVSAdoption{}, "OVSOutcome": ovsdb.Outcome{}, "OVSOutcomes": OVSOutcomes{},
 		"Migration": migration.Migration{}, "MigrationDescription": migration.Description{}, "MigrationWave": migration.Wave{}, "MigrationStep": migration.Step{},
-		"MigrationProbe": migration.Probe{}, "MigrationPlan": migration.Plan{}, "PlannedWave": migration.PlannedWave{}, "PlannedStep": migration.PlannedStep{}, "MigrationCheck": migration.Check{},
+		"MigrationProbe": documents.Probe{}, "MigrationPlan": migration.Plan{}, "PlannedWave": migration.PlannedWave{}, "PlannedStep": migration.PlannedStep{}, "MigrationCheck": migration.Check{},
 		"OVSDBChange": ovsdb.Change{}, "FlowChanges": migration.FlowChanges{}, "SwitchChange": migration.SwitchChange{}, "BlastRadius": migration.Blast{}, "MigrationRun": migration.Run{}, "StepRun": migration.StepRun{},
 		"MigrationOutcome": migration.Outcome{}, "MigrationCheckpoint": migration.CheckpointView{}, "MigrationTarget": migration.Target{}, "MigrationProgress": migration.Progress{}, "MigrationWatch": migration.Watch{},
 		"AuditEntry": migration.AuditEntry{}, "MigrationTally": migration.Tally{}, "MigrationPage": Page[int]{},
-		"ReachabilityRequest": ReachabilityRequest{}, "ReachabilityProbe": reachability.Probe{}, "Reachability": reachability.Measurement{}, "MeasuredSwitch": reachability.Switch{},
+		"ReachabilityRequest": ReachabilityRequest{}, "ReachabilityProbe": documents.Probe{}, "Reachability": reachability.Measurement{}, "MeasuredSwitch": reachability.Switch{},
 		"MeasuredPair": reachability.Pair{}, "MeasuredVIP": reachability.VIPAnswer{}, "MeasuredProbe": reachability.ProbeAnswer{}, "MeasuredCopies": reachability.Copies{},
 		"MeasuredLink": reachability.LinkAnswer{}, "MeasuredRate": reachability.PortRate{},
 		"Event": Event{}, "Problem": Problem{}, "FieldError": FieldError{}, "Health": Health{}, "Readiness": Readiness{}, "Restored": Restored{}, "VIPPage": Page[int]{}, "FlowPage": Page[int]{},

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 // Errors that a Network or VIPs may return (wrapped or not), and the status each
@@ -30,7 +31,7 @@ var (
 
 // FieldError names what is wrong with one field of a request: a path into the
 // document ("listeners[0].port"), a query or path parameter, or a header.
-type FieldError = balancer.FieldError
+type FieldError = documents.FieldError
 
 // Problem is the body of every error answer, application/problem+json (RFC 9457).
 type Problem struct {

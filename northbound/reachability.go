@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/fairlead/fairlead/apps/reachability"
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 // measureTime bounds one measurement, the wait for those of others included.
@@ -26,17 +27,17 @@ type Measurer interface {
 // ReachabilityRequest is the document that asks for a measurement. Everything may be left
 // out.
 type ReachabilityRequest struct {
-	From      []string             `json:"from"`             // datapath ids; empty: all connected switches
-	Hosts     bool                 `json:"hosts"`            // default true
-	Sources   []string             `json:"source_addresses"` // nobody's addresses, one of a family at most
-	VIPs      []string             `json:"vips"`             // names
-	Probes    []reachability.Probe `json:"probes"`
-	Broadcast bool                 `json:"broadcast"`
-	Rates     bool                 `json:"rates"`
-	Tables    bool                 `json:"tables"`
-	MTU       int                  `json:"mtu"`       // bytes of an IP packet; 0: links are not tried
-	MaxPairs  int                  `json:"max_pairs"` // default 1000
-	Timeout   string               `json:"timeout"`   // of one question; default 250ms
+	From      []string          `json:"from"`             // datapath ids; empty: all connected switches
+	Hosts     bool              `json:"hosts"`            // default true
+	Sources   []string          `json:"source_addresses"` // nobody's addresses, one of a family at most
+	VIPs      []string          `json:"vips"`             // names
+	Probes    []documents.Probe `json:"probes"`
+	Broadcast bool              `json:"broadcast"`
+	Rates     bool              `json:"rates"`
+	Tables    bool              `json:"tables"`
+	MTU       int               `json:"mtu"`       // bytes of an IP packet; 0: links are not tried
+	MaxPairs  int               `json:"max_pairs"` // default 1000
+	Timeout   string            `json:"timeout"`   // of one question; default 250ms
 }
 
 // postReachability measures, and changes nothing but for a moment.
@@ -57,11 +58,7 @@ func (s *Server) postReachability(c echo.Context) error {
 	m, err := s.o.Measurer.Measure(ctx, req)
 	var invalid *reachability.InvalidError
 	if errors.As(err, &invalid) {
-		wrong := make([]FieldError, len(invalid.Errors))
-		for i, e := range invalid.Errors {
-			wrong[i] = FieldError{Field: e.Field, Reason: e.Reason}
-		}
-		return fieldsProblem(http.StatusBadRequest, "invalid", "Invalid request", wrong)
+		return fieldsProblem(http.StatusBadRequest, "invalid", "Invalid request", invalid.Errors)
 	}
 	if err != nil {
 		return err
@@ -108,7 +105,7 @@ func ParseReachability(body []byte) (req reachability.Request, err error) {
 	}
 	for i, raw := range probes {
 		at := fmt.Sprintf("probes[%d]", i)
-		var p reachability.Probe
+		var p documents.Probe
 		var addr string
 		err := decodeFields(raw, map[string]any{"type": &p.Type, "address": &addr, "port": &p.Port, "vlan": &p.VLAN}, "port", "vlan")
 		var problem *Problem

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/apps/reachability"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/ofproto"
 )
 
@@ -19,7 +20,7 @@ func (f *fakeMeasurer) Measure(ctx context.Context, req reachability.Request) (r
 	f.asked = append(f.asked, req)
 	switch {
 	case len(req.VIPs) > 0 && req.VIPs[0] == "none":
-		return reachability.Measurement{}, &reachability.InvalidError{Errors: []reachability.FieldError{{Field: "vips[0]", Reason: `there is no VIP "none"`}}}
+		return reachability.Measurement{}, &reachability.InvalidError{Errors: []documents.FieldError{{Field: "vips[0]", Reason: `there is no VIP "none"`}}}
 	case len(req.VIPs) > 0:
 		<-ctx.Done()
 		return reachability.Measurement{}, ctx.Err()
@@ -49,7 +50,7 @@ func TestReachability(t *testing.T) {
 		"tables":true,"mtu":1500,"max_pairs":7,"timeout":"1s","probes":[{"type":"tcp","address":"10.0.0.9","port":22,"vlan":7},{"type":"arp","address":"10.0.0.9"}]}`)
 	require.Equal(t, []reachability.Request{{Hosts: true}, {
 		From: []ofproto.DPID{0x1f}, Sources: []netip.Addr{netip.MustParseAddr("10.0.0.250"), netip.MustParseAddr("2001:db8::250")},
-		Probes:    []reachability.Probe{{Type: "tcp", Address: netip.MustParseAddr("10.0.0.9"), Port: 22, VLAN: 7}, {Type: "arp", Address: netip.MustParseAddr("10.0.0.9")}},
+		Probes:    []documents.Probe{{Type: "tcp", Address: netip.MustParseAddr("10.0.0.9"), Port: 22, VLAN: 7}, {Type: "arp", Address: netip.MustParseAddr("10.0.0.9")}},
 		Broadcast: true, Rates: true, Tables: true, MTU: 1500, MaxPairs: 7, Timeout: time.Second,
 	}}, f.asked)
 

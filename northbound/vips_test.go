@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/apps/balancer"
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 const member = "/v1/vips/web/listeners/tcp:80/members/10.0.0.2:8080"
@@ -278,8 +279,8 @@ func TestErrorsOfVIPs(t *testing.T) {
 	}{
 		{balancer.ErrNotFound, 404, nil},
 		{fmt.Errorf("x: %w", balancer.ErrPrecondition), 412, nil},
-		{&balancer.InvalidError{Errors: []balancer.FieldError{{Field: "a", Reason: "b"}, {Field: "c", Reason: "d"}}}, 400, []string{"a", "c"}},
-		{&balancer.UnsupportedError{Errors: []balancer.FieldError{{Field: "a", Reason: "b"}}}, 422, []string{"a"}},
+		{&balancer.InvalidError{Errors: []documents.FieldError{{Field: "a", Reason: "b"}, {Field: "c", Reason: "d"}}}, 400, []string{"a", "c"}},
+		{&balancer.UnsupportedError{Errors: []documents.FieldError{{Field: "a", Reason: "b"}}}, 422, []string{"a"}},
 		{&balancer.ConflictError{Field: "address", With: "VIP x"}, 409, []string{"address"}},
 		{context.DeadlineExceeded, 504, nil},
 		{context.Canceled, 503, nil},

@@ -309,7 +309,7 @@ func (x *explainer) headers() (h trace.Headers, at topology.Place, err error) {
 	case seen:
 		at = client.Place
 	default:
-		return h, at, &InvalidError{[]FieldError{{"at", fmt.Sprintf("%s has not been seen: say where the packet comes in", x.q.From.Addr())}}}
+		return h, at, &InvalidError{[]FieldError{{Field: "at", Reason: fmt.Sprintf("%s has not been seen: say where the packet comes in", x.q.From.Addr())}}}
 	}
 	switch {
 	case seen:

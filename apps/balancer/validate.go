@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 // Limits of a monitor.
@@ -32,28 +34,25 @@ const (
 // maxFaults bounds the errors reported of one document.
 const maxFaults = 32
 
-// FieldError is what is wrong with one field of a document. Field is a path as
-// "listeners[0].pool.members[1].weight"; "body" is the document as a whole.
-type FieldError struct {
-	Field  string `json:"field"`
-	Reason string `json:"reason"`
-}
-
-// String returns "field: reason".
-func (e FieldError) String() string { return e.Field + ": " + e.Reason }
+// FieldError is what is wrong with one field of a document.
+type FieldError = documents.FieldError
 
 // InvalidError says that a document is malformed or against its rules (400).
 type InvalidError struct{ Errors []FieldError }
 
 // Error lists the fields and reasons.
-func (e *InvalidError) Error() string { return "balancer: invalid document: " + join(e.Errors) }
+func (e *InvalidError) Error() string {
+	return "balancer: invalid document: " + documents.Join(e.Errors)
+}
 
 // UnsupportedError says that a document is well-formed and asks for something
 // this version does not offer (422).
 type UnsupportedError struct{ Errors []FieldError }
 
 // Error lists the fields and reasons.
-func (e *UnsupportedError) Error() string { return "balancer: not supported: " + join(e.Errors) }
+func (e *UnsupportedError) Error() string {
+	return "balancer: not supported: " + documents.Join(e.Errors)
+}
 
 // ConflictError says that a document cannot stand beside another one, or two
 // parts of one document beside each other (409). With names what is in the way.
@@ -64,20 +63,12 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("balancer: %s conflicts with %s", e.Field, e.With)
 }
 
-func join(errs []FieldError) string {
-	s := make([]string, len(errs))
-	for i, e := range errs {
-		s[i] = e.String()
-	}
-	return strings.Join(s, "; ")
-}
-
 // faults gathers what is wrong with a document.
 type faults []FieldError
 
 func (f *faults) add(field, format string, args ...any) {
 	if len(*f) < maxFaults {
-		*f = append(*f, FieldError{field, fmt.Sprintf(format, args...)})
+		*f = append(*f, FieldError{Field: field, Reason: fmt.Sprintf(format, args...)})
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/ofproto"
 )
 
@@ -371,23 +372,8 @@ func (k *ListenerKey) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Duration is a time.Duration whose text is "5s", "1m30s".
-type Duration time.Duration
-
-// String returns the text of the duration.
-func (d Duration) String() string { return time.Duration(d).String() }
-
-// MarshalText writes the duration as String does.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
-
-// UnmarshalText reads what time.ParseDuration reads.
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	if err == nil {
-		*d = Duration(v)
-	}
-	return err
-}
+// Duration is a duration in a document.
+type Duration = documents.Duration
 
 // vipJSON is a VIP whose MAC is text in JSON; ofproto's type has no text form.
 type vipJSON struct {

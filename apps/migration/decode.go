@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 )
 
@@ -21,7 +22,7 @@ import (
 // error is *InvalidError.
 func DecodeDescription(name string, body []byte) (Description, error) {
 	var bad faults
-	d := Description{Name: name, ConfirmTimeout: DefaultConfirmTimeout, VIPs: []string{}, Probes: []Probe{}, Waves: []Wave{}}
+	d := Description{Name: name, ConfirmTimeout: DefaultConfirmTimeout, VIPs: []string{}, Probes: []documents.Probe{}, Waves: []Wave{}}
 	if o := parse(&bad, "", body); o != nil {
 		d.read(o)
 		o.end()
@@ -43,7 +44,7 @@ func (d *Description) read(o *object) {
 		if err != nil || t < minConfirm || t > maxConfirm {
 			o.bad.add("confirm_timeout", "%q is no duration from %s to %s, such as 5m", s, minConfirm, maxConfirm)
 		}
-		d.ConfirmTimeout = Duration(t)
+		d.ConfirmTimeout = documents.Duration(t)
 	}
 	d.SourceAddress = o.address("source_address", false)
 	for i, s := range o.texts("vips", maxVIPs) {
@@ -73,22 +74,22 @@ func (d *Description) read(o *object) {
 	}
 }
 
-func (o *object) probe(source netip.Addr) Probe {
-	p := Probe{Type: ProbeType(o.text("type")), Address: o.address("address", true), Port: uint16(o.integer("port", 65535)), VLAN: uint16(o.integer("vlan", 4094))}
+func (o *object) probe(source netip.Addr) documents.Probe {
+	p := documents.Probe{Type: documents.ProbeType(o.text("type")), Address: o.address("address", true), Port: uint16(o.integer("port", 65535)), VLAN: uint16(o.integer("vlan", 4094))}
 	switch p.Type {
-	case ProbeTCP:
+	case documents.ProbeTCP:
 		if p.Port == 0 {
 			o.bad.add(o.path+".port", "is required of a probe of TCP")
 		}
-	case ProbePing, ProbeARP:
+	case documents.ProbePing, documents.ProbeARP:
 		if p.Port != 0 {
 			o.bad.add(o.path+".port", "is for probes of TCP only")
 		}
 	default:
-		o.bad.add(o.path+".type", "%q is none of %s, %s, %s", p.Type, ProbePing, ProbeTCP, ProbeARP)
+		o.bad.add(o.path+".type", "%q is none of %s, %s, %s", p.Type, documents.ProbePing, documents.ProbeTCP, documents.ProbeARP)
 		return p
 	}
-	if p.Type != ProbeARP && p.Address.IsValid() && (!source.IsValid() || source.Is4() != p.Address.Is4()) {
+	if p.Type != documents.ProbeARP && p.Address.IsValid() && (!source.IsValid() || source.Is4() != p.Address.Is4()) {
 		o.bad.add("source_address", "is required, of the family of %s, for %s", p.Address, o.path)
 	}
 	o.end()

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 const whole = `{
@@ -24,10 +26,10 @@ func TestDecodeDescription(t *testing.T) {
 	d, err := DecodeDescription("campus", []byte(whole))
 	require.NoError(t, err)
 	require.Equal(t, Description{
-		Name: "campus", ConfirmTimeout: Duration(time.Minute), SourceAddress: netip.MustParseAddr("10.0.0.250"), VIPs: []string{"web"},
-		Probes: []Probe{
-			{Type: ProbePing, Address: netip.MustParseAddr("10.0.0.9")}, {Type: ProbeTCP, Address: netip.MustParseAddr("10.0.0.9"), Port: 22, VLAN: 7},
-			{Type: ProbeARP, Address: netip.MustParseAddr("fe80::1")},
+		Name: "campus", ConfirmTimeout: documents.Duration(time.Minute), SourceAddress: netip.MustParseAddr("10.0.0.250"), VIPs: []string{"web"},
+		Probes: []documents.Probe{
+			{Type: documents.ProbePing, Address: netip.MustParseAddr("10.0.0.9")}, {Type: documents.ProbeTCP, Address: netip.MustParseAddr("10.0.0.9"), Port: 22, VLAN: 7},
+			{Type: documents.ProbeARP, Address: netip.MustParseAddr("fe80::1")},
 		},
 		Waves: []Wave{
 			{Name: "access", Steps: []Step{

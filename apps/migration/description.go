@@ -18,9 +18,9 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/ofproto"
 )
@@ -33,7 +33,7 @@ var Stages = []string{StageReleased, "observe", "steer", "managed"}
 
 // DefaultConfirmTimeout is how long a wave waits for its confirmation where the
 // description does not say.
-const DefaultConfirmTimeout = Duration(5 * time.Minute)
+const DefaultConfirmTimeout = documents.Duration(5 * time.Minute)
 
 // Bounds of a description.
 const (
@@ -52,44 +52,14 @@ type Description struct {
 	Name string `json:"name"` // [a-z0-9]([a-z0-9-]{0,62})
 	// ConfirmTimeout is how long an applied wave waits for its confirmation, before it
 	// is rolled back.
-	ConfirmTimeout Duration `json:"confirm_timeout"`
+	ConfirmTimeout documents.Duration `json:"confirm_timeout"`
 	// SourceAddress is nobody's address: probes of IP come from it. Without one probes
 	// are ARP and neighbour discovery.
-	SourceAddress netip.Addr `json:"source_address,omitzero"`
-	VIPs          []string   `json:"vips"`   // names of VIPs that must keep working
-	Probes        []Probe    `json:"probes"` // more that must answer before and after
-	Waves         []Wave     `json:"waves"`
+	SourceAddress netip.Addr        `json:"source_address,omitzero"`
+	VIPs          []string          `json:"vips"`   // names of VIPs that must keep working
+	Probes        []documents.Probe `json:"probes"` // more that must answer before and after
+	Waves         []Wave            `json:"waves"`
 }
-
-// Probe is something beside hosts and VIPs that must answer through the switches.
-type Probe struct {
-	Type    ProbeType  `json:"type"`
-	Address netip.Addr `json:"address"`
-	Port    uint16     `json:"port,omitempty"` // of type tcp
-	VLAN    uint16     `json:"vlan,omitempty"` // 0: untagged
-}
-
-// String returns the probe in short: "tcp 10.0.0.9:22".
-func (p Probe) String() string {
-	s := string(p.Type) + " " + p.Address.String()
-	if p.Port != 0 {
-		s = string(p.Type) + " " + netip.AddrPortFrom(p.Address, p.Port).String()
-	}
-	if p.VLAN != 0 {
-		s += " vlan " + strconv.Itoa(int(p.VLAN))
-	}
-	return s
-}
-
-// ProbeType is the kind of a probe.
-type ProbeType string
-
-// The kinds of probes.
-const (
-	ProbePing ProbeType = "ping"
-	ProbeTCP  ProbeType = "tcp"
-	ProbeARP  ProbeType = "arp" // ARP, or neighbour discovery
-)
 
 // Wave is a set of steps that are applied, confirmed and taken back together.
 type Wave struct {
@@ -159,50 +129,21 @@ func (d Description) steps() (n int) {
 	return n
 }
 
-// Duration is a time.Duration whose text is "5s", "1m30s".
-type Duration time.Duration
-
-// String returns the text of the duration.
-func (d Duration) String() string { return time.Duration(d).String() }
-
-// MarshalText writes the duration as String does.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
-
-// UnmarshalText reads what time.ParseDuration reads.
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	if err == nil {
-		*d = Duration(v)
-	}
-	return err
-}
-
-// FieldError is what is wrong with one field of a description. Field is a path such as
-// "waves[0].steps[1].stage"; "body" is the document as a whole.
-type FieldError struct {
-	Field  string `json:"field"`
-	Reason string `json:"reason"`
-}
-
 // InvalidError says that a description is malformed or against its rules.
-type InvalidError struct{ Errors []FieldError }
+type InvalidError struct{ Errors []documents.FieldError }
 
 // Error lists the fields and reasons.
 func (e *InvalidError) Error() string {
-	s := make([]string, len(e.Errors))
-	for i, f := range e.Errors {
-		s[i] = f.Field + ": " + f.Reason
-	}
-	return "migration: invalid description: " + strings.Join(s, "; ")
+	return "migration: invalid description: " + documents.Join(e.Errors)
 }
 
 // maxFaults bounds the errors reported of one description.
 const maxFaults = 32
 
-type faults []FieldError
+type faults []documents.FieldError
 
 func (f *faults) add(field, format string, args ...any) {
 	if len(*f) < maxFaults {
-		*f = append(*f, FieldError{field, fmt.Sprintf(format, args...)})
+		*f = append(*f, documents.FieldError{Field: field, Reason: fmt.Sprintf(format, args...)})
 	}
 }

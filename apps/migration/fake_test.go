@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/topology"
@@ -469,7 +470,7 @@ func describe(t *testing.T, waves ...[]string) Description {
 		}
 		list = append(list, w)
 	}
-	d := Description{Name: "campus", ConfirmTimeout: Duration(time.Minute), Waves: list}
+	d := Description{Name: "campus", ConfirmTimeout: documents.Duration(time.Minute), Waves: list}
 	body, err := json.Marshal(map[string]any{"waves": list, "confirm_timeout": "1m"})
 	require.NoError(t, err)
 	read, err := DecodeDescription("campus", body)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 // Prober measures what answers, through the switches that are connected.
@@ -24,7 +26,7 @@ type Prober interface {
 type ProbeRequest struct {
 	Source netip.Addr // nobody's address, that probes of IP come from; may be the zero Addr
 	VIPs   []string   // all listeners of these
-	Probes []Probe
+	Probes []documents.Probe
 	// Like is an earlier measurement whose questions are asked again, and those of
 	// switches that came since; nil: all that is known is asked.
 	Like *Measurement

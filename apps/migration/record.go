@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 )
 
@@ -153,17 +154,17 @@ const (
 // record is what is stored of a migration under its name. It is not changed once others
 // can see it: update makes a copy.
 type record struct {
-	Description Description      `json:"description"`
-	CreatedAt   time.Time        `json:"created_at"`
-	UpdatedAt   time.Time        `json:"updated_at"`
-	Revision    uint64           `json:"revision"` // one more with every write
-	Applied     []string         `json:"applied"`  // waves, in the order in which they were confirmed
-	Run         *Run             `json:"run,omitempty"`
-	Last        *Outcome         `json:"last,omitempty"`
-	Checkpoints []CheckpointView `json:"checkpoints"`
-	NextPoint   int              `json:"next_point"` // number of the next checkpoint
-	StepTime    Duration         `json:"step_time"`  // what a step took, about
-	Audit       []AuditEntry     `json:"audit"`
+	Description Description        `json:"description"`
+	CreatedAt   time.Time          `json:"created_at"`
+	UpdatedAt   time.Time          `json:"updated_at"`
+	Revision    uint64             `json:"revision"` // one more with every write
+	Applied     []string           `json:"applied"`  // waves, in the order in which they were confirmed
+	Run         *Run               `json:"run,omitempty"`
+	Last        *Outcome           `json:"last,omitempty"`
+	Checkpoints []CheckpointView   `json:"checkpoints"`
+	NextPoint   int                `json:"next_point"` // number of the next checkpoint
+	StepTime    documents.Duration `json:"step_time"`  // what a step took, about
+	Audit       []AuditEntry       `json:"audit"`
 }
 
 // clone returns a copy that may be changed.
@@ -239,13 +240,13 @@ type Progress struct {
 	Total int `json:"total"`
 	// Left is about how long what is under way will take; waiting for a confirmation is
 	// not counted. 0s when nothing is.
-	Left Duration `json:"left"`
+	Left documents.Duration `json:"left"`
 	// Confirm is how long there is for the confirmation; 0s when none is waited for.
-	Confirm Duration `json:"confirm"`
+	Confirm documents.Duration `json:"confirm"`
 }
 
 // firstGuess is how long a step takes, as long as none was seen.
-const firstGuess = Duration(6 * time.Second)
+const firstGuess = documents.Duration(6 * time.Second)
 
 func (r *record) progress(now time.Time) Progress {
 	p := Progress{Total: r.Description.steps()}
@@ -273,9 +274,9 @@ func (r *record) progress(now time.Time) Progress {
 	if each == 0 {
 		each = firstGuess
 	}
-	p.Left = Duration(left) * each
+	p.Left = documents.Duration(left) * each
 	if r.Run.Phase == PhaseUnconfirmed {
-		p.Left, p.Confirm = 0, Duration(max(r.Run.Deadline.Sub(now), 0).Round(time.Second))
+		p.Left, p.Confirm = 0, documents.Duration(max(r.Run.Deadline.Sub(now), 0).Round(time.Second))
 	}
 	return p
 }

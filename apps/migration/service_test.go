@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/topology"
 )
 
@@ -27,7 +28,7 @@ func TestWavesAndRollback(t *testing.T) {
 
 		m := l.apply()
 		require.Equal(t, StateUnconfirmed, m.State, m.Reason)
-		require.Equal(t, Progress{Done: 2, Total: 5, Confirm: Duration(time.Minute)}, m.Progress)
+		require.Equal(t, Progress{Done: 2, Total: 5, Confirm: documents.Duration(time.Minute)}, m.Progress)
 		require.Equal(t, []string{"adopt a1 steer", "adopt a2 steer"}, w.actions())
 		_, err := l.Apply(context.Background(), "campus", "", "test")
 		require.ErrorContains(t, err, "is under way")

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 // A wave that waits for its confirmation is watched: what is worse and stays so takes it
@@ -60,7 +62,7 @@ func TestWatchDoubts(t *testing.T) {
 		l := w.start(t)
 		defer l.end()
 		d := describe(t, []string{"a1 steer"})
-		d.ConfirmTimeout = Duration(10 * time.Minute)
+		d.ConfirmTimeout = documents.Duration(10 * time.Minute)
 		l.put(d)
 		l.apply()
 		w.look(func() { w.broken = func(*world) []string { return []string{d9 + " lost"} } })

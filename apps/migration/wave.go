@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/ofproto"
 )
@@ -340,7 +341,7 @@ func (s *Service) mark(ctx context.Context, r *record, i int, state StepState, r
 			st.Ended = s.now()
 		}
 		if state == StepDone && !st.Began.IsZero() {
-			took := Duration(st.Ended.Sub(st.Began))
+			took := documents.Duration(st.Ended.Sub(st.Began))
 			if r.StepTime == 0 {
 				r.StepTime = took
 			}

@@ -16,9 +16,9 @@ package reachability
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/topology"
 )
@@ -53,7 +53,7 @@ type Request struct {
 	// family, their members are asked instead.
 	VIPs []string
 	// Probes are further questions, each asked from each switch.
-	Probes []Probe
+	Probes []documents.Probe
 	// Broadcast has the copies counted in which a broadcast from each switch arrives.
 	Broadcast bool
 	// Rates has the packets counted that ports carry while all this is measured.
@@ -74,36 +74,6 @@ type Request struct {
 	// the place of Hosts; nil: none.
 	Like *Measurement
 }
-
-// Probe is a question to an address.
-type Probe struct {
-	Type    ProbeType  `json:"type"`
-	Address netip.Addr `json:"address"`
-	Port    uint16     `json:"port,omitempty"` // of type tcp
-	VLAN    uint16     `json:"vlan,omitempty"` // 0: untagged
-}
-
-// String returns the probe in short: "tcp 10.0.0.9:22".
-func (p Probe) String() string {
-	s := string(p.Type) + " " + p.Address.String()
-	if p.Port != 0 {
-		s = string(p.Type) + " " + netip.AddrPortFrom(p.Address, p.Port).String()
-	}
-	if p.VLAN != 0 {
-		s += fmt.Sprintf(" vlan %d", p.VLAN)
-	}
-	return s
-}
-
-// ProbeType is the kind of a probe.
-type ProbeType string
-
-// The kinds of probes. Ping and TCP need a source.
-const (
-	ProbeARP  ProbeType = "arp" // ARP, or neighbour discovery
-	ProbePing ProbeType = "ping"
-	ProbeTCP  ProbeType = "tcp" // answered by who accepts a connection
-)
 
 // Result is what became of a question.
 type Result string
@@ -189,7 +159,7 @@ type VIPAnswer struct {
 // ProbeAnswer is a switch that asked a probe's address.
 type ProbeAnswer struct {
 	From string `json:"from"`
-	Probe
+	documents.Probe
 	Reply
 }
 
@@ -220,25 +190,15 @@ type PortRate struct {
 }
 
 // InvalidError says what is wrong with a request.
-type InvalidError struct{ Errors []FieldError }
-
-// FieldError is what is wrong with one field of a request: "probes[0].port".
-type FieldError struct {
-	Field  string `json:"field"`
-	Reason string `json:"reason"`
-}
+type InvalidError struct{ Errors []documents.FieldError }
 
 // Error lists the fields and reasons.
 func (e *InvalidError) Error() string {
-	s := make([]string, len(e.Errors))
-	for i, f := range e.Errors {
-		s[i] = f.Field + ": " + f.Reason
-	}
-	return "reachability: invalid request: " + strings.Join(s, "; ")
+	return "reachability: invalid request: " + documents.Join(e.Errors)
 }
 
 func (e *InvalidError) add(field, format string, args ...any) {
-	e.Errors = append(e.Errors, FieldError{field, fmt.Sprintf(format, args...)})
+	e.Errors = append(e.Errors, documents.FieldError{Field: field, Reason: fmt.Sprintf(format, args...)})
 }
 
 // check says what is wrong with a request by itself, and fills in defaults.
@@ -262,18 +222,18 @@ func (r *Request) check() *InvalidError {
 	for i, p := range r.Probes {
 		at := fmt.Sprintf("probes[%d].", i)
 		switch p.Type {
-		case ProbeTCP, ProbePing:
+		case documents.ProbeTCP, documents.ProbePing:
 			if !r.source(p.Address).IsValid() {
 				e.add("source_addresses", "%s needs one of its family", p)
 			}
-		case ProbeARP:
+		case documents.ProbeARP:
 		default:
 			e.add(at+"type", "%q is none of arp, ping, tcp", p.Type)
 		}
 		if a := p.Address; !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" || a.Is4In6() {
 			e.add(at+"address", "%s is no address of a host", a)
 		}
-		if (p.Type == ProbeTCP) != (p.Port != 0) {
+		if (p.Type == documents.ProbeTCP) != (p.Port != 0) {
 			e.add(at+"port", "type tcp needs one, others have none")
 		}
 		if p.VLAN > 4094 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/ofproto/packet"
 	"github.com/fairlead/fairlead/topology"
@@ -97,10 +98,10 @@ func (w *work) accepts(v VIP, l Listener) func(netip.AddrPort, topology.Place) (
 // askProbes has the further questions asked. Addresses that are of no known host are
 // looked for first.
 func (w *work) askProbes(ctx context.Context) error {
-	search := map[Probe][]*question{}
+	search := map[documents.Probe][]*question{}
 	var all []*question
 	for _, p := range w.req.Probes {
-		to := p.target()
+		to := target(p)
 		_, known := w.host(p.VLAN, p.Address)
 		if _, ok := search[to]; ok || known || w.vipAt(p) != nil {
 			continue
@@ -117,12 +118,12 @@ func (w *work) askProbes(ctx context.Context) error {
 		for i, dpid := range w.from {
 			at := len(w.m.Probes)
 			w.m.Probes = append(w.m.Probes, ProbeAnswer{From: dpid.String(), Probe: p})
-			q, found := w.askProbe(dpid, p, search[p.target()])
+			q, found := w.askProbe(dpid, p, search[target(p)])
 			switch {
 			case q != nil:
 				w.ask(q, func(q *question) { w.m.Probes[at].Reply = q.reply })
-			case p.Type == ProbeARP && found == "":
-				w.m.Probes[at].Reply = search[p.target()][i].reply
+			case p.Type == documents.ProbeARP && found == "":
+				w.m.Probes[at].Reply = search[target(p)][i].reply
 			default:
 				w.m.Probes[at].Reply = Reply{Result: NoAnswer, Reason: found}
 				if w.vipAt(p) != nil {
@@ -135,16 +136,18 @@ func (w *work) askProbes(ctx context.Context) error {
 }
 
 // target is what of a probe tells where it goes.
-func (p Probe) target() Probe { return Probe{Address: p.Address, VLAN: p.VLAN} }
+func target(p documents.Probe) documents.Probe {
+	return documents.Probe{Address: p.Address, VLAN: p.VLAN}
+}
 
 // askProbe returns the question that a probe is, from one switch. nil: it is not asked,
 // and why says the reason, empty where search has asked it already.
-func (w *work) askProbe(from ofproto.DPID, p Probe, search []*question) (q *question, why string) {
+func (w *work) askProbe(from ofproto.DPID, p documents.Probe, search []*question) (q *question, why string) {
 	var mac packet.MAC
 	vlan := p.VLAN
 	v := w.vipAt(p)
 	switch h, ok := w.host(p.VLAN, p.Address); {
-	case v != nil && p.Type != ProbeTCP:
+	case v != nil && p.Type != documents.ProbeTCP:
 		return nil, "it is the address of VIP " + v.Name + ": the switch itself answers, to the port that was asked from"
 	case v != nil && w.stages[from] == controller.StageObserve:
 		return nil, "it is the address of VIP " + v.Name + ", which the switch does not serve in stage observe"
@@ -152,7 +155,7 @@ func (w *work) askProbe(from ofproto.DPID, p Probe, search []*question) (q *ques
 		mac = packet.MAC(v.MAC)
 	case ok:
 		mac, vlan = packet.MAC(h.MAC), h.VLAN
-	case p.Type == ProbeARP:
+	case p.Type == documents.ProbeARP:
 		return nil, ""
 	default:
 		i := slices.IndexFunc(search, func(q *question) bool { return q.reply.OK() })
@@ -163,9 +166,9 @@ func (w *work) askProbe(from ofproto.DPID, p Probe, search []*question) (q *ques
 	}
 	source := w.req.source(p.Address)
 	switch {
-	case p.Type == ProbeARP:
+	case p.Type == documents.ProbeARP:
 		return askHost(from, mac, p.Address, vlan), ""
-	case p.Type == ProbePing:
+	case p.Type == documents.ProbePing:
 		return askPing(from, source, mac, p.Address, vlan), ""
 	}
 	to := netip.AddrPortFrom(p.Address, p.Port)
@@ -184,7 +187,7 @@ func (w *work) askProbe(from ofproto.DPID, p Probe, search []*question) (q *ques
 }
 
 // vipAt returns the VIP that has the address of a probe; nil: none.
-func (w *work) vipAt(p Probe) *VIP {
+func (w *work) vipAt(p documents.Probe) *VIP {
 	i := slices.IndexFunc(w.vips, func(v VIP) bool { return v.Address == p.Address && v.VLAN == p.VLAN })
 	if i < 0 {
 		return nil

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 // A port counts as in a storm when it carries that many packets a second in one
@@ -116,7 +118,7 @@ func Worse(before, after Measurement) (list []Difference) {
 
 	type probeKey struct {
 		from string
-		Probe
+		documents.Probe
 	}
 	probes := map[probeKey]Reply{}
 	for _, p := range after.Probes {

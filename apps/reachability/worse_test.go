@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/apps/reachability"
+	"github.com/fairlead/fairlead/controller/documents"
 )
 
 // whole is a measurement in which all is well.
@@ -20,7 +21,7 @@ func whole() reachability.Measurement {
 			{From: "02", Address: netip.MustParseAddr("10.0.0.3"), MAC: "02:00:00:00:00:03", VLAN: 7, Reply: yes},
 		},
 		VIPs:   []reachability.VIPAnswer{{From: "01", VIP: "web", Listener: "tcp:80", By: "tcp", Reply: yes}},
-		Probes: []reachability.ProbeAnswer{{From: "02", Probe: reachability.Probe{Type: reachability.ProbePing, Address: netip.MustParseAddr("10.0.0.9")}, Reply: yes}},
+		Probes: []reachability.ProbeAnswer{{From: "02", Probe: documents.Probe{Type: documents.ProbePing, Address: netip.MustParseAddr("10.0.0.9")}, Reply: yes}},
 		Copies: []reachability.Copies{{From: "01", To: "02", Count: 1}, {From: "02", To: "01", Count: 1}},
 		Links:  []reachability.LinkAnswer{{From: a, To: b, MTU: 1500, Small: true, Full: true}},
 		Rates:  []reachability.PortRate{{Place: a, Rx: 100, Tx: 4000}},

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/apps/migration"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 )
 
@@ -86,7 +87,7 @@ func TestMigrateCommands(t *testing.T) {
 	s.states = []migration.Migration{
 		of(migration.StateApplying, migration.Migration{Run: run(migration.PhaseMeasuring, migration.StepPending, "")}),
 		of(migration.StateApplying, migration.Migration{Run: run(migration.PhaseStepping, migration.StepVerifying, "")}),
-		of(migration.StateUnconfirmed, migration.Migration{Run: run(migration.PhaseUnconfirmed, migration.StepDone, ""), Progress: migration.Progress{Confirm: migration.Duration(time.Minute)}}),
+		of(migration.StateUnconfirmed, migration.Migration{Run: run(migration.PhaseUnconfirmed, migration.StepDone, ""), Progress: migration.Progress{Confirm: documents.Duration(time.Minute)}}),
 	}
 	out = r.done("migrate apply campus --wave access")
 	for _, says := range []string{"measuring", "checkpoint 1: answered: 3 of 4 hosts", "step 1 of 1: unix:/db a1 to steer: verifying", "done (2s)", "confirm it within 1m0s"} {
@@ -141,7 +142,7 @@ func TestMigrateCommands(t *testing.T) {
 }
 
 func TestProgressBar(t *testing.T) {
-	require.Equal(t, "[############------------] 2 of 4 steps, about 12s left", progressBar(migration.Progress{Done: 2, Total: 4, Left: migration.Duration(12 * time.Second)}))
-	require.Equal(t, "[########################] 4 of 4 steps, 59s to confirm", progressBar(migration.Progress{Done: 4, Total: 4, Confirm: migration.Duration(59 * time.Second)}))
+	require.Equal(t, "[############------------] 2 of 4 steps, about 12s left", progressBar(migration.Progress{Done: 2, Total: 4, Left: documents.Duration(12 * time.Second)}))
+	require.Equal(t, "[########################] 4 of 4 steps, 59s to confirm", progressBar(migration.Progress{Done: 4, Total: 4, Confirm: documents.Duration(59 * time.Second)}))
 	require.Equal(t, "[------------------------] 0 of 0 steps", progressBar(migration.Progress{}))
 }

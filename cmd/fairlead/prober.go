@@ -18,12 +18,9 @@ type prober struct{ service *reachability.Service }
 
 // Measure implements migration.Prober.
 func (p prober) Measure(ctx context.Context, r migration.ProbeRequest) (m migration.Measurement, err error) {
-	req := reachability.Request{Hosts: true, VIPs: r.VIPs, Broadcast: true, Rates: true, MTU: migrationMTU}
+	req := reachability.Request{Hosts: true, VIPs: r.VIPs, Probes: r.Probes, Broadcast: true, Rates: true, MTU: migrationMTU}
 	if r.Source.IsValid() {
 		req.Sources = []netip.Addr{r.Source}
-	}
-	for _, one := range r.Probes {
-		req.Probes = append(req.Probes, reachability.Probe{Type: reachability.ProbeType(one.Type), Address: one.Address, Port: one.Port, VLAN: one.VLAN})
 	}
 	if r.Like != nil {
 		like, err := wholeOf(*r.Like)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead/fairlead/apps/migration"
 	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/test/simswitch"
 )
 
@@ -19,8 +20,8 @@ func TestMigrationMeasures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := measuredLab(t, controller.StageSteer, simswitch.Options{})
 		p := prober{s.service}
-		request := migration.ProbeRequest{Source: source4, VIPs: []string{"web"}, Probes: []migration.Probe{
-			{Type: migration.ProbePing, Address: netip.MustParseAddr("10.0.9.2")}, {Type: migration.ProbeARP, Address: netip.MustParseAddr("10.0.66.66")},
+		request := migration.ProbeRequest{Source: source4, VIPs: []string{"web"}, Probes: []documents.Probe{
+			{Type: documents.ProbePing, Address: netip.MustParseAddr("10.0.9.2")}, {Type: documents.ProbeARP, Address: netip.MustParseAddr("10.0.66.66")},
 		}}
 		require.NoError(t, s.Core.SetStage(t.Context(), 3, controller.StageObserve))
 		s.Settle()

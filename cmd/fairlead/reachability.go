@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/apps/reachability"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/northbound"
 )
 
@@ -96,7 +97,7 @@ func reachabilityCommand() *cobra.Command {
 			}
 		}
 		if len(*probes) > 0 {
-			var list []reachability.Probe
+			var list []documents.Probe
 			for _, p := range *probes {
 				probe, err := parseProbe(p)
 				if err != nil {
@@ -129,17 +130,17 @@ func reachabilityCommand() *cobra.Command {
 }
 
 // parseProbe reads TYPE:ADDRESS, with :PORT where the type has one.
-func parseProbe(s string) (p reachability.Probe, err error) {
+func parseProbe(s string) (p documents.Probe, err error) {
 	typ, rest, ok := strings.Cut(s, ":")
-	p.Type = reachability.ProbeType(typ)
+	p.Type = documents.ProbeType(typ)
 	switch {
-	case ok && p.Type == reachability.ProbeTCP:
+	case ok && p.Type == documents.ProbeTCP:
 		var to netip.AddrPort
 		if to, err = netip.ParseAddrPort(rest); err == nil {
 			p.Address, p.Port = to.Addr(), to.Port()
 			return p, nil
 		}
-	case ok && (p.Type == reachability.ProbeARP || p.Type == reachability.ProbePing):
+	case ok && (p.Type == documents.ProbeARP || p.Type == documents.ProbePing):
 		if p.Address, err = netip.ParseAddr(strings.Trim(rest, "[]")); err == nil {
 			return p, nil
 		}

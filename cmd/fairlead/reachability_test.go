@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/apps/reachability"
 	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/store"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/ofproto/packet"
@@ -213,14 +214,14 @@ func TestMeasuredVIPs(t *testing.T) {
 				s := measuredLab(t, o.stage, o.sw)
 				req := reachability.Request{
 					VIPs: []string{"web", "six"}, Sources: []netip.Addr{source4, source6},
-					Probes: []reachability.Probe{
-						{Type: reachability.ProbePing, Address: netip.MustParseAddr("10.0.9.3")},
-						{Type: reachability.ProbeTCP, Address: netip.MustParseAddr("10.0.100.1"), Port: 80},
-						{Type: reachability.ProbeTCP, Address: netip.MustParseAddr("10.0.9.2"), Port: 22},
-						{Type: reachability.ProbeARP, Address: netip.MustParseAddr("10.0.66.66")},
-						{Type: reachability.ProbePing, Address: netip.MustParseAddr("10.0.66.66")},
-						{Type: reachability.ProbePing, Address: netip.MustParseAddr("2001:db8::64")},
-						{Type: reachability.ProbePing, Address: netip.MustParseAddr("2001:db8::3")},
+					Probes: []documents.Probe{
+						{Type: documents.ProbePing, Address: netip.MustParseAddr("10.0.9.3")},
+						{Type: documents.ProbeTCP, Address: netip.MustParseAddr("10.0.100.1"), Port: 80},
+						{Type: documents.ProbeTCP, Address: netip.MustParseAddr("10.0.9.2"), Port: 22},
+						{Type: documents.ProbeARP, Address: netip.MustParseAddr("10.0.66.66")},
+						{Type: documents.ProbePing, Address: netip.MustParseAddr("10.0.66.66")},
+						{Type: documents.ProbePing, Address: netip.MustParseAddr("2001:db8::64")},
+						{Type: documents.ProbePing, Address: netip.MustParseAddr("2001:db8::3")},
 					},
 				}
 				m, err := s.service.Measure(t.Context(), req)
@@ -292,7 +293,7 @@ func TestMeasuredVIPFails(t *testing.T) {
 			_, err = s.service.Measure(t.Context(), r)
 			var invalid *reachability.InvalidError
 			require.ErrorAs(t, err, &invalid)
-			require.True(t, slices.ContainsFunc(invalid.Errors, func(e reachability.FieldError) bool { return e.Field == field }), err)
+			require.True(t, slices.ContainsFunc(invalid.Errors, func(e documents.FieldError) bool { return e.Field == field }), err)
 		}
 		_, err = s.service.Measure(t.Context(), reachability.Request{Sources: []netip.Addr{netip.MustParseAddr("10.0.100.1")}})
 		require.ErrorContains(t, err, "is the address of VIP web")
