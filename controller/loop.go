@@ -291,6 +291,7 @@ func (c *Controller) timers() {
 		if !at.After(x.Now) {
 			delete(c.goneAt, dpid)
 			c.emitTopology(x.Graph.RemoveSwitch(topology.DPID(dpid), x.Now))
+			x.Notify("switch", map[string]any{"dpid": dpid.String(), "given_up": true})
 		}
 	}
 	for _, app := range c.Apps {

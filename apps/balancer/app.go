@@ -56,6 +56,7 @@ type App struct {
 	voices    voices
 	outlets   map[ofproto.DPID][]topology.Outlet // of switches that serve, as last heard
 	listening bool                               // they are to be looked at
+	dark      map[topology.DPID]topology.DPID    // switches whose last cable died, with those that it led to
 	presence  presence
 
 	guests    map[topology.Place]map[topology.HostKey]bool // hosts by where they are
@@ -78,7 +79,8 @@ type vip struct {
 	// shared with what is being compiled: nobody may write to them.
 	standings [][]standing
 	acks      map[ofproto.DPID]ack
-	awaits    ofproto.DPID // while pending: a switch that has not answered, if it still has not
+	left      map[ofproto.DPID]bool // switches that served it when they were last asked, and have not answered since
+	awaits    ofproto.DPID          // while pending: a switch that has not answered, if it still has not
 	floors    map[ofproto.DPID]floor
 	flushes   flushes
 	placed    map[ofproto.DPID]placement // as last compiled
@@ -95,7 +97,7 @@ type taken struct {
 }
 
 func newVIP(name string) *vip {
-	return &vip{name: name, acks: map[ofproto.DPID]ack{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}, told: map[ofproto.DPID]bool{}}
+	return &vip{name: name, acks: map[ofproto.DPID]ack{}, left: map[ofproto.DPID]bool{}, floors: map[ofproto.DPID]floor{}, placed: map[ofproto.DPID]placement{}, told: map[ofproto.DPID]bool{}}
 }
 
 // ack is what a switch said of a VIP last.
@@ -144,6 +146,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		guests:     map[topology.Place]map[topology.HostKey]bool{},
 		bypasses:   map[netip.Addr]bypass{},
 		observing:  map[topology.DPID]bool{},
+		dark:       map[topology.DPID]topology.DPID{},
 		outlets:    map[ofproto.DPID][]topology.Outlet{},
 		presence:   presence{every: DefaultAnnounceEvery, queued: map[netip.Addr]bool{}},
 	}
@@ -196,6 +199,9 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case Attachments:
 		a.attach(c, e)
 	case controller.SwitchUp:
+		if sw := c.Switch(e.DPID); sw != nil && !serves(sw) {
+			a.leftNothing(e.DPID)
+		}
 		a.noteStage(c, e.DPID)
 		a.listen(c)
 		delete(a.leaving, e.DPID)
@@ -207,6 +213,10 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case controller.SwitchDown:
 		delete(a.outlets, e.DPID)
 		a.forgetAnswers(e.DPID)
+		_, known := c.Graph.Snapshot().Switch(topology.DPID(e.DPID))
+		if _, dark := a.dark[topology.DPID(e.DPID)]; dark || !known {
+			a.leftNothing(e.DPID)
+		}
 		a.dirtyAlone(c)
 		for _, v := range a.vips {
 			if v.pending {
@@ -221,7 +231,9 @@ func (a *App) Handle(c *controller.Context, event any) {
 			delete(v.floors, e.DPID)
 		}
 		if sw := c.Switch(e.DPID); sw != nil {
-			a.leaving[e.DPID] = !serves(sw)
+			if a.leaving[e.DPID] = !serves(sw); !serves(sw) {
+				a.leftNothing(e.DPID)
+			}
 		}
 		a.await(c, e.DPID)
 		a.dirtyAlone(c)
@@ -248,8 +260,10 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.askAgain(c)
 		a.listen(c)
 	case topology.SegmentChanged, topology.LinkUp, topology.LinkDown:
+		a.noteCable(c, event)
 		a.listen(c)
 	case topology.SwitchGone:
+		a.lost(e.DPID)
 		delete(a.observing, e.DPID)
 		a.stages++
 		a.listen(c)
@@ -280,7 +294,7 @@ func (a *App) change(c *controller.Context, e Change) {
 	v.rec, v.revision, v.since = e.Record, e.Revision, c.Now
 	if old != nil {
 		a.unindex(old)
-		v.acks, v.version, v.floors, v.placed, v.flushes = old.acks, old.version, old.floors, old.placed, old.flushes
+		v.acks, v.left, v.version, v.floors, v.placed, v.flushes = old.acks, old.left, old.version, old.floors, old.placed, old.flushes
 		if samePlace(old.rec, v.rec) {
 			v.told = old.told
 		}
@@ -505,6 +519,7 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 		a.dirtyBeside(c, e.DPID, v.rec.VIP.Address)
 	}
 	v.acks[e.DPID] = k
+	delete(v.left, e.DPID)
 	if v.rec != nil && v.rec.VIP.Enabled && !v.told[e.DPID] && a.holds(v, e.DPID) {
 		a.tell(c, v.rec.VIP.Address)
 	}
@@ -543,7 +558,7 @@ func (a *App) lower(c *controller.Context, v *vip, e controller.Applied) bool {
 		return false
 	}
 	v.floors[e.DPID] = next
-	delete(v.acks, e.DPID)
+	a.askAnew(v, e.DPID)
 	c.Dirty(e.DPID, partVIP+v.name)
 	if next.level != levelInline || !outOfGroups(e.Err) {
 		return true
@@ -553,7 +568,7 @@ func (a *App) lower(c *controller.Context, v *vip, e controller.Applied) bool {
 	for _, other := range a.vips {
 		if p, ok := other.placed[e.DPID]; ok && p.level == levelChained && other.floors[e.DPID].level == levelChained {
 			other.floors[e.DPID] = floor{level: levelInline, slots: other.floors[e.DPID].slots, tried: next.tried}
-			delete(other.acks, e.DPID)
+			a.askAnew(other, e.DPID)
 			c.Dirty(e.DPID, partVIP+other.name)
 		}
 	}
@@ -563,7 +578,7 @@ func (a *App) lower(c *controller.Context, v *vip, e controller.Applied) bool {
 // forgetAnswers drops what a switch said: it is gone, or is asked anew.
 func (a *App) forgetAnswers(dpid ofproto.DPID) {
 	for _, v := range a.vips {
-		delete(v.acks, dpid)
+		a.askAnew(v, dpid)
 		delete(v.told, dpid)
 	}
 	for addr, by := range a.refused {

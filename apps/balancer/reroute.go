@@ -42,7 +42,7 @@ func (a *App) rerouted(c *controller.Context) {
 
 // dirtyOn has a VIP compiled again for one switch.
 func (a *App) dirtyOn(c *controller.Context, dpid ofproto.DPID, v *vip) {
-	delete(v.acks, dpid)
+	a.askAnew(v, dpid)
 	if !v.pending {
 		v.pending, v.awaits = true, dpid
 	}

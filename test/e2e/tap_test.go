@@ -45,6 +45,7 @@ type tap struct {
 	down, up map[byte]int
 	recent   [][]byte // messages that change a switch, the last thousand, without their bundles
 	conns    map[net.Conn]bool
+	severed  bool
 	seen     func(kind byte, message []byte) // is shown each message; nil: nobody looks
 }
 
@@ -77,16 +78,30 @@ func newTap(t testing.TB, ns *namespace) *tap {
 	return p
 }
 
+// sever ends all connections and lets none come about, or lets them again.
+func (p *tap) sever(severed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.severed = severed
+	for c := range p.conns {
+		_ = c.Close()
+	}
+}
+
 // pass copies both directions until either end is closed, then closes both.
 func (p *tap) pass(sw net.Conn) {
 	defer p.forget(sw)
-	p.remember(sw)
+	if !p.remember(sw) {
+		return
+	}
 	ctl, err := p.ns.dial(netip.AddrPort{}, netip.MustParseAddrPort(controllerAddress), time.Second)
 	if err != nil {
 		return // no controller: the switch sees a refused connection and tries again
 	}
 	defer p.forget(ctl)
-	p.remember(ctl)
+	if !p.remember(ctl) {
+		return
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -100,7 +115,14 @@ func (p *tap) pass(sw net.Conn) {
 	<-done
 }
 
-func (p *tap) remember(c net.Conn) { p.mu.Lock(); p.conns[c] = true; p.mu.Unlock() }
+// remember notes a connection; false: there is to be none.
+func (p *tap) remember(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns[c] = true
+	return !p.severed
+}
+
 func (p *tap) forget(c net.Conn) {
 	_ = c.Close()
 	p.mu.Lock()
