@@ -14,11 +14,13 @@ import (
 
 	"github.com/fairlead/fairlead/apps/reachability"
 	"github.com/fairlead/fairlead/controller"
+	"github.com/fairlead/fairlead/controller/documents"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/ofproto/packet"
 	"github.com/fairlead/fairlead/test/simswitch"
 	"github.com/fairlead/fairlead/test/simswitch/lab"
+	"github.com/fairlead/fairlead/topology"
 )
 
 // site is a lab with the app.
@@ -28,7 +30,10 @@ type site struct {
 	app     *reachability.App
 	service *reachability.Service
 	vips    []reachability.VIP
+	ports   reachability.AccessPorts
 }
+
+func (s *site) access(context.Context) (reachability.AccessPorts, error) { return s.ports, nil }
 
 // panics fails a test in whose log something panicked: the core goes on as if nothing
 // had been.
@@ -70,7 +75,7 @@ func open(t *testing.T, n *simswitch.Network, o lab.Options) *site {
 		return apps
 	}
 	s.Lab = lab.Start(t, n, o)
-	s.service = reachability.NewService(s.app, s.Core, func(context.Context) ([]reachability.VIP, error) { return s.vips, nil }, &random{})
+	s.service = reachability.NewService(s.app, s.Core, func(context.Context) ([]reachability.VIP, error) { return s.vips, nil }, s.access, &random{})
 	s.Settle()
 	for _, h := range n.Hosts() {
 		s.Announce(h)
@@ -167,6 +172,51 @@ func TestEverybodyAnswers(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Hosts behind access ports answer too, in the VLAN that the switch's own forwarding
+// takes their frames to be of; nobody in another VLAN does for them.
+func TestAccessPorts(t *testing.T) {
+	for _, stage := range []controller.Stage{controller.StageObserve, controller.StageSteer} {
+		for _, known := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, known %v", stage, known), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := simswitch.NewNetwork()
+					for dpid := range ofproto.DPID(3) {
+						n.AddSwitch(simswitch.Options{DPID: dpid + 1, Tags: map[ofproto.Port]uint16{101: 7, 102: 8}})
+					}
+					n.Link(at(1, 1), at(2, 1))
+					n.Link(at(2, 2), at(3, 1))
+					host := func(id byte, where simswitch.Place) {
+						n.AddHost(simswitch.Host{Name: fmt.Sprint("h", id), MAC: packet.MAC{0x0e, 1, 5: id}, IP: netip.AddrFrom4([4]byte{10, 0, 7, id}), At: where})
+					}
+					host(1, at(1, 101))
+					host(2, at(3, 101))
+					host(3, at(3, 102))
+					host(4, at(2, 100)) // untagged everywhere
+					n.AddHost(simswitch.Host{Name: "h5", MAC: packet.MAC{0x0e, 1, 5: 5}, IP: netip.MustParseAddr("10.0.7.5"), VLAN: 7, At: at(2, 103)})
+					s := open(t, n, lab.Options{Observe: stage == controller.StageObserve, Stage: stage})
+					probe := documents.Probe{Type: documents.ProbeARP, Address: netip.MustParseAddr("10.0.7.2"), VLAN: 7}
+					if !known {
+						require.Equal(t, "10.0.7.1 ---\n10.0.7.2 ---\n10.0.7.3 ---\n10.0.7.4 +++\n10.0.7.5 +++", matrix(s.measure(reachability.Request{Hosts: true})))
+						return
+					}
+					s.ports = reachability.AccessPorts{}
+					for dpid := range topology.DPID(3) {
+						s.ports[topology.Place{DPID: dpid + 1, Port: 101}], s.ports[topology.Place{DPID: dpid + 1, Port: 102}] = 7, 8
+					}
+					m := s.measure(reachability.Request{Hosts: true, Probes: []documents.Probe{probe}})
+					require.Equal(t, "10.0.7.1 +++\n10.0.7.2 +++\n10.0.7.3 +++\n10.0.7.4 +++\n10.0.7.5 +++", matrix(m))
+					for _, p := range m.Probes {
+						require.Equal(t, reachability.Answered, p.Result)
+					}
+					s.Host("h2").Mute = true
+					again := s.measure(reachability.Request{Like: &m})
+					require.Equal(t, "10.0.7.1 +++\n10.0.7.2 ---\n10.0.7.3 +++\n10.0.7.4 +++\n10.0.7.5 +++", matrix(again))
+				})
+			})
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/ofproto/packet"
@@ -43,7 +44,11 @@ func (w *work) pairs() {
 			w.m.Pairs[i].Reply = Reply{Result: Skipped, Reason: "its switch is not connected, which would catch the answer"}
 			continue
 		}
-		w.ask(askHost(p.from, p.mac, p.addr, p.vlan), func(q *question) { w.m.Pairs[i].Reply = q.reply })
+		vlan := p.vlan
+		if vlan == 0 {
+			vlan = w.access[w.placeNow(p)]
+		}
+		w.ask(askHost(p.from, p.mac, p.addr, vlan), func(q *question) { w.m.Pairs[i].Reply = q.reply })
 	}
 }
 
@@ -154,6 +159,27 @@ func sample(all []pair, most int) []pair {
 		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.vlan, b.vlan), cmp.Compare(a.from, b.from), slices.Compare(a.mac[:], b.mac[:]))
 	})
 	return all
+}
+
+// placeNow is where the host of a pair is, or was when nobody knows any more.
+func (w *work) placeNow(p pair) topology.Place {
+	if h, ok := w.snap.Host(topology.MAC(p.mac), p.vlan); ok {
+		return h.Place
+	}
+	dpid, err := strconv.ParseUint(p.at.DPID, 16, 64)
+	if err != nil {
+		return topology.Place{}
+	}
+	return topology.Place{DPID: topology.DPID(dpid), Port: topology.Port(p.at.Port)}
+}
+
+// vlanTo is the VLAN in which a host is asked: that of its frames, or that of its access
+// port.
+func (w *work) vlanTo(h topology.Host) uint16 {
+	if h.VLAN == 0 {
+		return w.access[h.Place]
+	}
+	return h.VLAN
 }
 
 // host finds who has an address; a host of a VLAN may be behind an access port of it.

@@ -70,6 +70,7 @@ type run struct {
 	timeout time.Duration
 	lanes   map[ofproto.DPID]lane
 	sources []netip.Addr
+	access  AccessPorts
 
 	queue   []*question // to be asked
 	again   []*question // to be asked again; they go first
@@ -88,9 +89,9 @@ type wait struct {
 	at  time.Time
 }
 
-func newRun(nonce [8]byte, from []ofproto.DPID, req Request) *run {
+func newRun(nonce [8]byte, from []ofproto.DPID, req Request, access AccessPorts) *run {
 	r := &run{
-		nonce: nonce, timeout: req.Timeout, sources: req.Sources, lanes: map[ofproto.DPID]lane{},
+		nonce: nonce, timeout: req.Timeout, sources: req.Sources, access: access, lanes: map[ofproto.DPID]lane{},
 		pending: map[key]*question{}, idle: make(chan struct{}, 1),
 		floods: floods{applied: map[ofproto.DPID]bool{}, copies: map[flow]int{}},
 	}
@@ -203,7 +204,7 @@ func (r *run) packetIn(c *controller.Context, e controller.PacketIn) {
 		r.answerFor(c, &f, at)
 		return
 	}
-	k, ok := r.keyOf(&f, dst)
+	k, ok := r.keyOf(&f, dst, at)
 	q := r.pending[k]
 	if !ok || q == nil || !q.judge(c, r, &f, at) {
 		return
@@ -213,13 +214,16 @@ func (r *run) packetIn(c *controller.Context, e controller.PacketIn) {
 	r.settle(q, Answered, q.reply.Reason)
 }
 
-// keyOf reads the key of an answer.
-func (r *run) keyOf(f *packet.Frame, dst packet.MAC) (k key, ok bool) {
+// keyOf reads the key of an answer that came in at a port.
+func (r *run) keyOf(f *packet.Frame, dst packet.MAC, at topology.Place) (k key, ok bool) {
 	if f.Fragment() || f.Truncated() {
 		return k, false
 	}
 	l, laned := laneOf(dst)
 	tag, _ := f.VLAN()
+	if tag.ID == 0 {
+		tag.ID = r.access[at] // of the VLAN that it was asked in
+	}
 	if a, ok := f.ARP(); ok {
 		return key{kind: kindARP, lane: l, addr: a.SPA, vlan: tag.ID}, laned && a.Op == packet.ARPReply
 	}

@@ -56,14 +56,19 @@ type Service struct {
 	app    *App
 	core   *controller.Controller
 	vips   func(context.Context) ([]VIP, error)
+	access func(context.Context) (AccessPorts, error)
 	random io.Reader
 	turn   chan struct{} // capacity 1: held by who measures
 }
 
-// NewService returns a service over an app that core runs. vips returns all VIPs; random
-// gives nonces.
-func NewService(app *App, core *controller.Controller, vips func(context.Context) ([]VIP, error), random io.Reader) *Service {
-	return &Service{app: app, core: core, vips: vips, random: random, turn: make(chan struct{}, 1)}
+// AccessPorts are ports whose untagged frames are of a VLAN for the switch's own
+// forwarding, which OpenFlow does not see: ports of Open vSwitch with a tag.
+type AccessPorts map[topology.Place]uint16
+
+// NewService returns a service over an app that core runs. vips returns all VIPs, access
+// the access ports that are known; random gives nonces.
+func NewService(app *App, core *controller.Controller, vips func(context.Context) ([]VIP, error), access func(context.Context) (AccessPorts, error), random io.Reader) *Service {
+	return &Service{app: app, core: core, vips: vips, access: access, random: random, turn: make(chan struct{}, 1)}
 }
 
 // Measure measures what a request asks for. It waits for measurements that others have
@@ -86,8 +91,12 @@ func (s *Service) Measure(ctx context.Context, req Request) (Measurement, error)
 			return Measurement{}, fmt.Errorf("reachability: list VIPs: %w", err)
 		}
 	}
+	access, err := s.access(ctx)
+	if err != nil {
+		return Measurement{}, fmt.Errorf("reachability: list access ports: %w", err)
+	}
 	began := time.Now()
-	w := &work{s: s, req: req, vips: vips, m: Measurement{
+	w := &work{s: s, req: req, vips: vips, access: access, m: Measurement{
 		At: began.UTC(), Switches: []Switch{}, Pairs: []Pair{}, VIPs: []VIPAnswer{}, Probes: []ProbeAnswer{}, Copies: []Copies{},
 		Links: []LinkAnswer{}, Rates: []PortRate{}, Notes: []string{},
 	}}
@@ -104,10 +113,11 @@ func (s *Service) Measure(ctx context.Context, req Request) (Measurement, error)
 
 // work is a measurement as its caller sees it.
 type work struct {
-	s    *Service
-	req  Request
-	vips []VIP
-	m    Measurement
+	s      *Service
+	req    Request
+	vips   []VIP
+	access AccessPorts
+	m      Measurement
 
 	snap   *topology.Snapshot
 	from   []ofproto.DPID // that are measured from
@@ -134,7 +144,7 @@ func (w *work) measure(ctx context.Context) error {
 	if _, err := io.ReadFull(w.s.random, nonce[:]); err != nil {
 		return err
 	}
-	w.run = newRun(nonce, w.from, w.req)
+	w.run = newRun(nonce, w.from, w.req, w.access)
 	if err := w.s.core.Do(ctx, func(*controller.Context) { w.s.app.run = w.run }); err != nil {
 		return err
 	}

@@ -31,6 +31,11 @@ func (w *work) askVIPs() {
 				w.askListener(dpid, v, l)
 			}
 		}
+		for _, l := range v.Listeners {
+			if w.req.source(v.Address).IsValid() && l.Protocol != "tcp" {
+				w.note("VIP %s %s: nothing that is sent to it has to be answered; its members were asked for by their addresses instead", v.Name, l)
+			}
+		}
 	}
 }
 
@@ -49,9 +54,6 @@ func (w *work) askListener(from ofproto.DPID, v VIP, l Listener) {
 		q := askTCP(from, source, packet.MAC(v.MAC), netip.AddrPortFrom(v.Address, l.Port), v.VLAN, w.accepts(v, l))
 		w.ask(q, func(q *question) { w.m.VIPs[i].Reply = q.reply })
 		return
-	case source.IsValid():
-		fail(Skipped, "%s has no question that every listener answers", l.Protocol)
-		return
 	}
 	w.m.VIPs[i].By = byMembers
 	if v.Operating == "offline" || v.Operating == "disabled" {
@@ -67,7 +69,7 @@ func (w *work) askListener(from ofproto.DPID, v VIP, l Listener) {
 			continue
 		}
 		addrs[m.Addr()] = true
-		q := askHost(from, packet.MAC(h.MAC), m.Addr(), h.VLAN)
+		q := askHost(from, packet.MAC(h.MAC), m.Addr(), w.vlanTo(h))
 		asked = append(asked, q)
 		w.ask(q, func(*question) {
 			w.m.VIPs[i].Reply = Reply{Result: NoAnswer, Tries: tries, Reason: "no member answers"}
@@ -154,7 +156,7 @@ func (w *work) askProbe(from ofproto.DPID, p documents.Probe, search []*question
 	case v != nil:
 		mac = packet.MAC(v.MAC)
 	case ok:
-		mac, vlan = packet.MAC(h.MAC), h.VLAN
+		mac, vlan = packet.MAC(h.MAC), w.vlanTo(h)
 	case p.Type == documents.ProbeARP:
 		return nil, ""
 	default:
@@ -173,10 +175,13 @@ func (w *work) askProbe(from ofproto.DPID, p documents.Probe, search []*question
 	}
 	to := netip.AddrPortFrom(p.Address, p.Port)
 	accept := func(src netip.AddrPort, _ topology.Place) (ok bool, odd string) {
-		if src != to { // a member of a VIP in mode nat, asked in its own name
-			odd = "the answer came in the name of " + src.String()
+		if src == to {
+			return true, ""
 		}
-		return src == to, odd
+		if name := w.renames(to, src); name != "" {
+			return true, fmt.Sprintf("it is a member of VIP %s, in whose name it answers to whoever asks: %s", name, src)
+		}
+		return false, "the answer came in the name of " + src.String()
 	}
 	if v != nil {
 		if i := slices.IndexFunc(v.Listeners, func(l Listener) bool { return l.Protocol == "tcp" && l.Port == p.Port }); i >= 0 {
@@ -184,6 +189,19 @@ func (w *work) askProbe(from ofproto.DPID, p documents.Probe, search []*question
 		}
 	}
 	return askTCP(from, source, mac, to, vlan, accept), ""
+}
+
+// renames returns the VIP whose address and port a member's replies are given, by mode nat
+// in every switch that serves it; empty: none.
+func (w *work) renames(member, as netip.AddrPort) string {
+	for _, v := range w.vips {
+		for _, l := range v.Listeners {
+			if !v.Tracked && l.Protocol == "tcp" && as == netip.AddrPortFrom(v.Address, l.Port) && slices.Contains(l.Members, member) {
+				return v.Name
+			}
+		}
+	}
+	return ""
 }
 
 // vipAt returns the VIP that has the address of a probe; nil: none.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -15,7 +16,9 @@ import (
 	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/apps/reachability"
 	"github.com/fairlead/fairlead/controller/documents"
+	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/northbound"
+	"github.com/fairlead/fairlead/topology"
 )
 
 // vipPage is how many VIPs are read at once.
@@ -38,6 +41,40 @@ func measuredVIPs(service *balancer.Service) func(context.Context) ([]reachabili
 			after = next
 		}
 	}
+}
+
+// accessPorts tells a measurement of the ports of adopted bridges that have a tag, by
+// which Open vSwitch's own forwarding takes untagged frames to be of a VLAN.
+func accessPorts(hosts *ovsdb.Hosts) func(context.Context) (reachability.AccessPorts, error) {
+	return func(ctx context.Context) (reachability.AccessPorts, error) {
+		views, err := hosts.Bridges(ctx, "") // at the endpoints in use
+		if err != nil {
+			return nil, err
+		}
+		return accessPortsOf(views), nil
+	}
+}
+
+func accessPortsOf(views []ovsdb.View) reachability.AccessPorts {
+	ports := reachability.AccessPorts{}
+	for _, v := range views {
+		dpid, err := strconv.ParseUint(v.DPID, 16, 64)
+		if err != nil {
+			continue // ovs-vswitchd does not run
+		}
+		for _, p := range v.Ports {
+			// On a trunk the tag says nothing, and a tunnel of 802.1ad has tags within.
+			if p.Tag <= 0 || p.VLANMode == "trunk" || p.VLANMode == "dot1q-tunnel" {
+				continue
+			}
+			for _, f := range p.Interfaces {
+				if f.OFPort > 0 {
+					ports[topology.Place{DPID: topology.DPID(dpid), Port: topology.Port(f.OFPort)}] = uint16(p.Tag)
+				}
+			}
+		}
+	}
+	return ports
 }
 
 func measuredVIP(v balancer.VIP) reachability.VIP {

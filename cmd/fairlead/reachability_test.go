@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/fairlead/fairlead/apps/reachability"
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/documents"
+	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/controller/store"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/ofproto/packet"
@@ -69,6 +71,7 @@ func TestReachabilityIsPrinted(t *testing.T) {
 // it can find the Ethernet address of by asking for it.
 type station struct {
 	port    uint16
+	own     netip.Addr // that it asks in the name of; by default the address that it was asked at
 	refuses bool
 	waiting [][]byte // until it knows where to send them
 	resets  int
@@ -116,6 +119,9 @@ func (s *station) answer(f packet.Frame) [][]byte {
 
 func (s *station) ask(back packet.Flow) [][]byte {
 	src, dst := back.Src.Addr(), back.Dst.Addr()
+	if s.own.IsValid() {
+		src = s.own
+	}
 	if dst.Is4() {
 		return [][]byte{packet.AppendARPRequest(nil, back.SrcMAC, src, dst, back.Tags...)}
 	}
@@ -142,7 +148,18 @@ type measured struct {
 // measuredLab is three switches in a row: a client at the first, a member of each family
 // at the second and the third.
 func measuredLab(t *testing.T, stage controller.Stage, o simswitch.Options) *measured {
+	return measuredMode(t, stage, o, balancer.ModeNAT, 0)
+}
+
+// measuredMode is measuredLab with VIPs of another mode, or of a VLAN.
+func measuredMode(t *testing.T, stage controller.Stage, o simswitch.Options, mode balancer.Mode, vlan uint16) *measured {
 	s := &measured{m2: &station{port: 8080}, m3: &station{port: 8080}}
+	own := [2]netip.Addr{}
+	if mode == balancer.ModeDSR { // the VIP's address is one of theirs, that they answer nobody's questions for
+		s.m2.port, s.m3.port = 80, 80
+		own = [2]netip.Addr{netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8::3")}
+		s.m2.own, s.m3.own = netip.MustParseAddr("10.0.9.2"), netip.MustParseAddr("10.0.9.3")
+	}
 	n := lab.Build(3, o, [2]int{1, 2}, [2]int{2, 3})
 	for _, h := range []struct {
 		name string
@@ -151,9 +168,9 @@ func measuredLab(t *testing.T, stage controller.Stage, o simswitch.Options) *mea
 		s    *station
 	}{
 		{"m2", "10.0.9.2", simswitch.Place{DPID: 2, Port: 101}, s.m2}, {"m3", "10.0.9.3", simswitch.Place{DPID: 3, Port: 101}, s.m3},
-		{"s2", "2001:db8::2", simswitch.Place{DPID: 2, Port: 102}, &station{port: 8080}}, {"s3", "2001:db8::3", simswitch.Place{DPID: 3, Port: 102}, &station{port: 8080}},
+		{"s2", "2001:db8::2", simswitch.Place{DPID: 2, Port: 102}, &station{port: s.m2.port, own: own[0]}}, {"s3", "2001:db8::3", simswitch.Place{DPID: 3, Port: 102}, &station{port: s.m2.port, own: own[1]}},
 	} {
-		n.AddHost(simswitch.Host{Name: h.name, MAC: packet.MAC{0x0e, 9, 0, 0, byte(h.at.Port), byte(h.at.DPID)}, IP: netip.MustParseAddr(h.ip), At: h.at, Answer: h.s.answer})
+		n.AddHost(simswitch.Host{Name: h.name, MAC: packet.MAC{0x0e, 9, 0, 0, byte(h.at.Port), byte(h.at.DPID)}, IP: netip.MustParseAddr(h.ip), VLAN: vlan, At: h.at, Answer: h.s.answer})
 	}
 	db, err := store.Open(t.TempDir(), store.Options{})
 	require.NoError(t, err)
@@ -164,13 +181,13 @@ func measuredLab(t *testing.T, stage controller.Stage, o simswitch.Options) *mea
 	s.Lab = lab.Start(t, n, lab.Options{Stage: stage, Virtual: app.Virtual, Apps: func() []controller.App { return []controller.App{app, probes} }})
 	core = s.Core
 	s.vips = balancer.NewService(intents, app, core)
-	s.service = reachability.NewService(probes, core, measuredVIPs(s.vips), rand.Reader)
+	s.service = reachability.NewService(probes, core, measuredVIPs(s.vips), func(context.Context) (reachability.AccessPorts, error) { return nil, nil }, rand.Reader)
 	s.Settle()
 	for _, h := range n.Hosts() {
 		s.Announce(h)
 	}
 	for name, a := range map[string]string{"web": "10.0.100.1", "six": "2001:db8::64"} {
-		v := balancer.VIP{Address: netip.MustParseAddr(a), Name: name, Mode: balancer.ModeNAT, Enabled: true, OnEmpty: balancer.OnEmptyDrop}
+		v := balancer.VIP{Address: netip.MustParseAddr(a), Name: name, Mode: mode, VLAN: vlan, Enabled: true, OnEmpty: balancer.OnEmptyDrop}
 		members := []string{"10.0.9.2", "10.0.9.3"}
 		if v.Address.Is6() {
 			members = []string{"2001:db8::2", "2001:db8::3"}
@@ -178,7 +195,7 @@ func measuredLab(t *testing.T, stage controller.Stage, o simswitch.Options) *mea
 		for _, protocol := range []balancer.Protocol{balancer.TCP, balancer.UDP} {
 			l := balancer.Listener{Protocol: protocol, Port: 80, Pool: balancer.Pool{Persistence: balancer.PersistenceNone}}
 			for _, m := range members {
-				l.Pool.Members = append(l.Pool.Members, balancer.Member{Address: netip.MustParseAddr(m), Port: 8080, Weight: 1, AdminState: balancer.AdminUp})
+				l.Pool.Members = append(l.Pool.Members, balancer.Member{Address: netip.MustParseAddr(m), Port: s.m2.port, Weight: 1, AdminState: balancer.AdminUp})
 			}
 			v.Listeners = append(v.Listeners, l)
 		}
@@ -222,26 +239,27 @@ func TestMeasuredVIPs(t *testing.T) {
 						{Type: documents.ProbePing, Address: netip.MustParseAddr("10.0.66.66")},
 						{Type: documents.ProbePing, Address: netip.MustParseAddr("2001:db8::64")},
 						{Type: documents.ProbePing, Address: netip.MustParseAddr("2001:db8::3")},
+						{Type: documents.ProbeTCP, Address: netip.MustParseAddr("10.0.9.2"), Port: 8080},
 					},
 				}
 				m, err := s.service.Measure(t.Context(), req)
 				require.NoError(t, err)
 				require.Len(t, m.VIPs, 12)
 				for _, v := range m.VIPs {
-					require.Equal(t, "tcp", v.By)
-					if v.Listener == "udp:80" {
-						require.Equal(t, reachability.Skipped, v.Result)
-						continue
-					}
+					require.Equal(t, map[string]string{"tcp:80": "tcp", "udp:80": "members"}[v.Listener], v.By)
 					require.Equal(t, reachability.Answered, v.Result, "%+v", v)
 				}
 				s.Pass(time.Second)
 				require.Positive(t, s.m2.resets+s.m3.resets)
-				wanted := []reachability.Result{reachability.Answered, reachability.Answered, reachability.NoAnswer, reachability.NoAnswer, reachability.NoAnswer, reachability.Skipped, reachability.Answered}
+				wanted := []reachability.Result{reachability.Answered, reachability.Answered, reachability.NoAnswer, reachability.NoAnswer, reachability.NoAnswer, reachability.Skipped, reachability.Answered, reachability.Answered}
 				for i, p := range m.Probes {
 					require.Equal(t, wanted[i/3], p.Result, "%+v", p)
 				}
-				require.Empty(t, m.Notes)
+				require.Equal(t, "it is a member of VIP web, in whose name it answers to whoever asks: 10.0.100.1:80", m.Probes[len(m.Probes)-1].Reason)
+				require.Equal(t, []string{
+					"VIP web udp:80: nothing that is sent to it has to be answered; its members were asked for by their addresses instead",
+					"VIP six udp:80: nothing that is sent to it has to be answered; its members were asked for by their addresses instead",
+				}, m.Notes)
 
 				req.Sources, req.Probes = nil, nil
 				m, err = s.service.Measure(t.Context(), req)
@@ -254,6 +272,62 @@ func TestMeasuredVIPs(t *testing.T) {
 			})
 		})
 	}
+}
+
+// VIPs in mode dsr, and of a VLAN, answer as others do.
+func TestMeasuredModes(t *testing.T) {
+	for _, mode := range []balancer.Mode{balancer.ModeNAT, balancer.ModeDSR} {
+		for _, stage := range []controller.Stage{controller.StageManaged, controller.StageSteer} {
+			for _, vlan := range []uint16{0, 7} {
+				t.Run(fmt.Sprintf("%s, %s, VLAN %d", mode, stage, vlan), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						s := measuredMode(t, stage, simswitch.Options{}, mode, vlan)
+						req := reachability.Request{
+							Hosts: true, VIPs: []string{"web", "six"}, Sources: []netip.Addr{source4, source6},
+							Probes: []documents.Probe{
+								{Type: documents.ProbeTCP, Address: netip.MustParseAddr("10.0.100.1"), Port: 80, VLAN: vlan},
+								{Type: documents.ProbePing, Address: netip.MustParseAddr("10.0.9.3"), VLAN: vlan},
+								{Type: documents.ProbeTCP, Address: netip.MustParseAddr("10.0.9.2"), Port: s.m2.port, VLAN: vlan},
+							},
+						}
+						m, err := s.service.Measure(t.Context(), req)
+						require.NoError(t, err)
+						require.Len(t, m.VIPs, 12)
+						for _, v := range m.VIPs {
+							require.Equal(t, reachability.Answered, v.Result, "%+v", v)
+							require.Empty(t, v.Reason)
+						}
+						for _, p := range m.Probes {
+							require.Equal(t, reachability.Answered, p.Result, "%+v", p)
+							require.Equal(t, mode == balancer.ModeNAT && p.Address == netip.MustParseAddr("10.0.9.2"), p.Reason != "", p.Reason)
+						}
+						for _, p := range m.Pairs {
+							require.Equal(t, reachability.Answered, p.Result, "%+v", p)
+						}
+						s.Pass(time.Second)
+						require.Positive(t, s.m2.resets+s.m3.resets)
+						s.m2.refuses, s.m3.refuses = true, true
+						m, err = s.service.Measure(t.Context(), req)
+						require.NoError(t, err)
+						require.Equal(t, "connection refused", m.VIPs[0].Reason)
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestAccessPortsOf(t *testing.T) {
+	port := func(ofport, tag int, mode string) ovsdb.Port {
+		return ovsdb.Port{Tag: tag, VLANMode: mode, Interfaces: []ovsdb.Interface{{OFPort: ofport}}}
+	}
+	views := []ovsdb.View{
+		{Bridge: ovsdb.Bridge{DPID: "00000000000000a1", Ports: []ovsdb.Port{
+			port(1, 7, ""), port(2, 8, "access"), port(3, 9, "native-untagged"), port(4, 10, "trunk"), port(5, -1, ""), port(6, 0, ""), port(-1, 7, ""), port(7, 7, "dot1q-tunnel"),
+		}}},
+		{Bridge: ovsdb.Bridge{Ports: []ovsdb.Port{port(1, 7, "")}}}, // has no datapath id yet
+	}
+	require.Equal(t, reachability.AccessPorts{{DPID: 0xa1, Port: 1}: 7, {DPID: 0xa1, Port: 2}: 8, {DPID: 0xa1, Port: 3}: 9}, accessPortsOf(views))
 }
 
 // A VIP that fails is told with its reason.

@@ -136,7 +136,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		return err
 	}
 	service := balancer.NewService(intents, vips, core)
-	measurer := reachability.NewService(measured, core, measuredVIPs(service), rand.Reader)
+	measurer := reachability.NewService(measured, core, measuredVIPs(service), accessPorts(hosts), rand.Reader)
 	moves, err := migration.New(ctx, migration.Options{
 		Store: migrationStore{db}, Network: migrated{core, switches{core: core, fresh: stage}}, Bridges: hosts,
 		VIPs: migratedVIPs{service}, Prober: prober{measurer}, Log: log,

@@ -150,6 +150,67 @@ func TestReachability(t *testing.T) {
 	t.Log(shown)
 }
 
+// TestReachabilityVLAN measures a bridge with access ports of a VLAN, a trunk and untagged
+// ports: hosts answer in the VLAN that Open vSwitch takes them to be of, and VIPs of the VLAN
+// do in each mode, by members with and without tags.
+func TestReachabilityVLAN(t *testing.T) {
+	l := bareLab(t, 4)
+	servers := l.hosts[:3]
+	servers[2].join(7)
+	for _, h := range servers {
+		h.serveHTTP(80)
+	}
+	haveAddress(t, vip, servers...)
+	for _, h := range servers[:2] {
+		l.ovs.Vsctl("set", "port", h.name, "tag=7")
+	}
+	c := l.serving("observe")
+	c.succeeds("ovs", "adopt", l.db(), "s1", "--stage", "observe")
+	c.wait("all hosts are known", func() bool {
+		for _, h := range l.hosts {
+			_, _ = h.dial(netip.AddrPort{}, netip.MustParseAddrPort("10.0.0.99:9"), 20*time.Millisecond)
+		}
+		var list struct {
+			Items []struct{ IPs []string }
+		}
+		c.rest("GET", "/v1/hosts", nil, &list)
+		known := 0
+		for _, h := range list.Items {
+			known += min(len(h.IPs), 1)
+		}
+		return known == len(l.hosts)
+	})
+	request := object{
+		"source_addresses": []string{"10.0.0.200"}, "timeout": "1s",
+		"probes": []object{{"type": "ping", "address": servers[0].addr.String(), "vlan": 7}, {"type": "tcp", "address": servers[2].addr.String(), "port": 80, "vlan": 7}},
+	}
+	answered := func(what string, m reachability.Measurement) {
+		require.Empty(t, silent(m), what)
+		require.Len(t, m.Pairs, len(l.hosts), what)
+		for _, p := range m.Probes {
+			require.True(t, p.OK(), "%s: %+v", what, p)
+		}
+		for _, v := range m.VIPs {
+			require.True(t, v.OK(), "%s: %+v", what, v)
+		}
+	}
+	answered("observe", c.measure(request))
+	c.succeeds("switch", "stage", l.dpid(), "steer", "--wait", "5s")
+	answered("steer", c.measure(request))
+	request["vips"] = []string{"web"}
+	for _, mode := range []string{"nat", "dsr", "conntrack"} {
+		doc := document(vip, "tcp", 80, 0, 80, servers...)
+		doc["vlan"], doc["mode"] = 7, mode
+		c.apply("web", doc)
+		for range 5 { // by chance each member is met
+			m := c.measure(request)
+			require.Len(t, m.VIPs, 1, mode)
+			answered(mode, m)
+		}
+		c.must("DELETE", "/v1/vips/web", nil)
+	}
+}
+
 // TestReachabilityRing measures a ring of managed switches that a legacy bridge closes: a
 // broadcast arrives once, though there are two ways. Where the switches forward on their
 // own, and nobody opens the circle, it arrives again and again, and ends with the

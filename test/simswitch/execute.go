@@ -327,8 +327,15 @@ func (x *execution) normal(p *inFlight) {
 	if x.s.ports[p.in] == nil && p.in != ofproto.PortController {
 		return // from nowhere: Open vSwitch drops it too
 	}
-	tag, _ := p.decoded.VLAN()
-	src, dst := macKey{vlan: tag.ID}, macKey{vlan: tag.ID}
+	tag, tagged := p.decoded.VLAN()
+	vlan := tag.ID
+	if access := x.s.o.Tags[p.in]; access != 0 {
+		if tagged {
+			return // an access port takes untagged frames only
+		}
+		vlan = access
+	}
+	src, dst := macKey{vlan: vlan}, macKey{vlan: vlan}
 	copy(dst.mac[:], p.frame)
 	copy(src.mac[:], p.frame[6:])
 	if dst.mac[0] == 0x01 && dst.mac[1] == 0x80 && dst.mac[2] == 0xc2 && dst.mac[3] == 0 && dst.mac[4] == 0 && dst.mac[5]&0xf0 == 0 {
@@ -340,10 +347,30 @@ func (x *execution) normal(p *inFlight) {
 	to, known := x.s.macs[dst]
 	switch {
 	case packet.IsGroup(dst.mac) || !known || !x.s.up(to):
-		x.flood(p, 0)
+		for _, port := range x.s.portList() {
+			if port != p.in && x.s.up(port) && port < ofproto.PortMax {
+				x.outputNormal(p, port, vlan)
+			}
+		}
 	case to != p.in:
-		x.outputs = append(x.outputs, Output{to, p.bytes()})
+		x.outputNormal(p, to, vlan)
 	}
+}
+
+// outputNormal sends a frame of a VLAN out of a port: without its tag out of an access
+// port of the VLAN, with it out of a trunk.
+func (x *execution) outputNormal(p *inFlight, port ofproto.Port, vlan uint16) {
+	frame := p.bytes()
+	_, tagged := p.decoded.VLAN()
+	switch access := x.s.o.Tags[port]; {
+	case access != 0 && access != vlan:
+		return
+	case access != 0 && tagged:
+		frame = slices.Delete(frame, 12, 16)
+	case access == 0 && vlan != 0 && !tagged:
+		frame = slices.Insert(frame, 12, 0x81, 0x00, byte(vlan>>8), byte(vlan))
+	}
+	x.outputs = append(x.outputs, Output{port, frame})
 }
 
 // group is §5.6.1. The packet itself goes on unchanged: buckets work on copies.

@@ -155,6 +155,25 @@ func TestNormalLearns(t *testing.T) {
 	sends(t, s, 1, tcp(1, 80), 2)
 }
 
+// NORMAL keeps the VLANs of access ports apart, and takes their tags away.
+func TestNormalAccessPorts(t *testing.T) {
+	s := newSwitch(t, Options{Tags: map[ofproto.Port]uint16{1: 7, 2: 7, 3: 8}}, add(0, 0, nil, apply(out(ofproto.PortNormal))))
+	sends(t, s, 1, tcp(1, 80), 2, 4)
+	f := packet.Flow{SrcMAC: macB, DstMAC: macA, Src: netip.AddrPortFrom(ipB, 80), Dst: netip.AddrPortFrom(ipA, 1)}
+	tagged := f
+	tagged.Tags = []packet.VLAN{{ID: 7}}
+	frame := func(f packet.Flow) []byte { return packet.AppendTCPFrame(nil, f, packet.TCP{}, nil) }
+	require.Equal(t, frame(f), sends(t, s, 4, frame(tagged), 1)[0].Frame, "without the tag")
+	back := packet.Flow{SrcMAC: macA, DstMAC: macB, Src: f.Dst, Dst: f.Src}
+	out := sends(t, s, 1, frame(back), 4)
+	got, err := packet.Decode(out[0].Frame)
+	require.NoError(t, err)
+	tag, _ := got.VLAN()
+	require.EqualValues(t, 7, tag.ID, "with it")
+	sends(t, s, 5, frame(f)) // nobody has the VLAN without a tag
+	sends(t, s, 2, frame(tagged))
+}
+
 func TestFlowModsSelectByMatchCookieAndOutput(t *testing.T) {
 	mods := func() []ofproto.Message {
 		a, b, c := add(0, 1, tcpMatch(), apply(out(2))), add(0, 2, tcpMatch(ofproto.TCPDst(80)), apply(out(3))), add(0, 3, nil, apply(out(3)))

@@ -31,10 +31,12 @@ type Options struct {
 	MaxGroups  int // 0: no limit
 	MaxBuckets int // of one group; 0: no limit
 
-	Tables     int  // 0: 254
-	NoNicira   bool // Nicira's actions and masks on ports are refused
-	NoMasks    bool // masks that are no prefix are refused, on addresses too
-	NoNormal   bool // output to NORMAL is refused
+	Tables   int  // 0: 254
+	NoNicira bool // Nicira's actions and masks on ports are refused
+	NoMasks  bool // masks that are no prefix are refused, on addresses too
+	NoNormal bool // output to NORMAL is refused
+	// Tags are the VLANs of access ports, which NORMAL alone knows of (tag in Open vSwitch).
+	Tags       map[ofproto.Port]uint16
 	NoMeters   bool
 	NoGroups   bool
 	NoSelect   bool
