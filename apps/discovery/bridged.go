@@ -42,6 +42,7 @@ const (
 // bridgedProber is the sending end of a port's probes over bridges.
 type bridgedProber struct {
 	next      time.Time
+	begun     bool // the first was due
 	rounds    int
 	suspected time.Time // when last
 	vlan      uint16    // that is probed too, until then
@@ -77,8 +78,12 @@ func (a *App) probeBridges(c *controller.Context) {
 	for at, p := range a.ports {
 		b := &p.bridged
 		if b.next.After(c.Now) {
+			if !b.begun {
+				c.WakeAt(b.next)
+			}
 			continue
 		}
+		b.begun = true
 		on := snap.IsOnSegment(at)
 		b.next = c.Now.Add(a.stretched(bridgedEvery))
 		if on {
