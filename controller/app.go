@@ -73,6 +73,9 @@ type StageChanged struct{ DPID ofproto.DPID }
 // BPDUsChanged says that another choice was made for the BPDUs of a switch.
 type BPDUsChanged struct{ DPID ofproto.DPID }
 
+// Confirmed says that an operator takes a switch for what it seems to be.
+type Confirmed struct{ DPID ofproto.DPID }
+
 // PortChanged says that a port came, went or changed.
 type PortChanged struct {
 	DPID    ofproto.DPID

@@ -169,6 +169,7 @@ func (c *Controller) Confirm(ctx context.Context, dpid ofproto.DPID) error {
 	err = c.Do(ctx, func(x *Context) {
 		if sw := x.switches[dpid]; sw != nil && sw.session == s {
 			c.acceptPorts(sw)
+			x.Emit(Confirmed{dpid})
 		}
 	})
 	if err != nil {

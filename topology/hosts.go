@@ -112,6 +112,11 @@ func newHosts() hosts {
 	}
 }
 
+// HostsAt returns the hosts at a place, in order.
+func (g *Graph) HostsAt(p Place) []HostKey {
+	return slices.SortedFunc(maps.Keys(g.hosts.at[p]), HostKey.Compare)
+}
+
 // SeeHost records a sighting of a host. It counts on edge ports only: one on a
 // port that is unknown, down, the end of a link or not settled yet (unless it is
 // Declared) is ignored, and so is a MAC that cannot be a host's. An address that belonged to another host of the

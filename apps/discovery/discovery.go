@@ -56,6 +56,10 @@ type App struct {
 	claims    map[claimKey]*claim
 	gone      map[topology.HostKey]departure
 
+	peers      map[topology.Place]topology.Place // the last other end of a link, by port
+	pasts      map[topology.Place]*past
+	suspicions map[topology.Place]suspicion // by the lower end of the link
+
 	savedVersion uint64
 	savedAt      time.Time
 	urgent       bool // a pinned host has moved since
@@ -66,6 +70,11 @@ type prober struct {
 	nonce   [8]byte
 	seq     [probeKinds]uint64
 	next    time.Time // when the next probe is due
+	born    time.Time // when the port came up
+	since   time.Time // from when on others hear its probes, and it theirs
+	sent    int       // probes of links since
+	sentAt  [probeWindow]time.Time
+	late    topology.Place // whence a probe came that had left before the port went down
 	bridged bridgedProber
 	whole   wholeProber
 }
@@ -79,6 +88,7 @@ func New(key []byte, random io.Reader, store func(context.Context, []byte) error
 		parted: map[pair]parting{}, echoes: map[topology.Place]*echo{}, copies: copies{frames: map[uint64]*copied{}},
 		answering: map[topology.DPID]bool{}, doubts: map[topology.DPID]*doubt{},
 		claims: map[claimKey]*claim{}, gone: map[topology.HostKey]departure{},
+		peers: map[topology.Place]topology.Place{}, pasts: map[topology.Place]*past{}, suspicions: map[topology.Place]suspicion{},
 	}
 }
 
@@ -150,6 +160,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 	switch e := event.(type) {
 	case controller.SwitchUp:
 		a.back(topology.DPID(e.DPID))
+		a.listening(topology.DPID(e.DPID), c.Now)
 		a.stage(c, e.DPID)
 		a.wakeUp(c)
 	case controller.StageChanged:
@@ -169,6 +180,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 			return
 		}
 		// Probes that come before the switch takes them out are lost on it.
+		a.listening(topology.DPID(e.DPID), c.Now)
 		if sw := c.Switch(e.DPID); sw != nil && e.Err == nil {
 			for _, p := range sw.PortList() {
 				a.probe(c, place(e.DPID, p.Port))
@@ -176,7 +188,11 @@ func (a *App) Handle(c *controller.Context, event any) {
 		}
 	case topology.PortChanged:
 		if e.Gone || !e.Port.Up {
+			a.wasDown(c, e.Place)
 			delete(a.ports, e.Place)
+			if e.Gone {
+				a.forgetPorts(func(p topology.Place) bool { return p == e.Place })
+			}
 		} else {
 			a.probe(c, e.Place)
 			a.wakeUp(c)
@@ -186,13 +202,17 @@ func (a *App) Handle(c *controller.Context, event any) {
 		if a.doubts[e.DPID] == nil {
 			delete(a.answering, e.DPID)
 		}
-		for p := range a.ports {
-			if p.DPID == e.DPID {
-				delete(a.ports, p)
-			}
-		}
+		maps.DeleteFunc(a.ports, func(p topology.Place, _ *prober) bool { return p.DPID == e.DPID })
+		a.forgetPorts(func(p topology.Place) bool { return p.DPID == e.DPID })
 	case topology.LinkUp:
 		a.findNarrow(c, e.Link.A, e.Link.B)
+		a.examine(c, e.Link)
+	case topology.LinkDown:
+		a.changed(e.Link)
+	case topology.LinkChanged:
+		a.changed(e.Link)
+	case controller.Confirmed:
+		a.confirmed(c, e.DPID)
 	case topology.SegmentChanged:
 		a.segmentChanged(c, e)
 		if e.Joined {
@@ -200,12 +220,17 @@ func (a *App) Handle(c *controller.Context, event any) {
 		}
 	case topology.HostMoved:
 		a.suspect(c, e.Host.VLAN, e.Host.Place, e.From)
+		a.explain(c, e.Host)
 	case topology.HostClaimed:
 		a.claimed(c, e)
 	case topology.HostGone:
 		a.departed(c, e)
+		if e.Reason == topology.ReasonPort {
+			a.wasAt(e.Host, c.Now)
+		}
 	case topology.HostAdded:
 		a.arrived(c, e.Host)
+		a.explain(c, e.Host)
 	case topology.HostFlaps:
 		a.suspect(c, e.Host.VLAN, e.Host.Place, e.At)
 	case controller.PacketIn:
@@ -287,7 +312,7 @@ func (a *App) probe(c *controller.Context, at topology.Place) {
 	}
 	p := a.ports[at]
 	if p == nil {
-		p = &prober{bridged: bridgedProber{next: c.Now.Add(bridgedAfter)}}
+		p = &prober{born: c.Now, since: c.Now, bridged: bridgedProber{next: c.Now.Add(bridgedAfter)}}
 		c.WakeAt(p.bridged.next)
 		if _, err := io.ReadFull(a.random, p.nonce[:]); err != nil {
 			return // no randomness, no discovery: a guessable probe is worse than none
@@ -295,6 +320,8 @@ func (a *App) probe(c *controller.Context, at topology.Place) {
 		a.ports[at] = p
 	}
 	p.next = c.Now.Add(probeEvery)
+	p.sent++
+	p.sentAt[(p.seq[probeLink]+1)%probeWindow] = c.Now
 	c.PacketOut(sw.DPID, ofproto.PortController, a.probeFrame(at, p, probeLink), ofproto.OutputPort(ofproto.Port(at.Port)))
 }
 
@@ -322,7 +349,7 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		ok = err == nil
 	}
 	if ok {
-		switch from, kind, ok := a.verify(l); {
+		switch from, kind, seq, ok := a.verify(l); {
 		case !ok:
 		case kind == probeAlive:
 			a.told(c, from, at, f.Ethernet())
@@ -337,6 +364,7 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 			a.hearEcho(c, from, at)
 		default:
 			a.hearSmall(from, at)
+			a.noteLate(from, at, seq)
 			a.heard(c, from, at)
 		}
 		return

@@ -91,24 +91,23 @@ func (a *App) probeTo(dst packet.MAC, at topology.Place, p *prober, kind probeKi
 	})
 }
 
-// verify returns the place that a probe of ours left from, and its kind.
-func (a *App) verify(l packet.LLDP) (topology.Place, probeKind, bool) {
-	var kind probeKind
+// verify returns the place that a probe of ours left from, its kind, and its number of that
+// port and kind.
+func (a *App) verify(l packet.LLDP) (from topology.Place, kind probeKind, seq uint64, ok bool) {
 	var v []byte
-	ok := false
 	for kind = probeLink; kind < probeKinds; kind++ {
 		if v, ok = l.Organization(probeOUI, uint8(kind)); ok {
 			break
 		}
 	}
 	if !ok || len(v) != probeLen || !hmac.Equal(v[probeFields:], a.sign(kind, v[:probeFields])) {
-		return topology.Place{}, 0, false
+		return topology.Place{}, 0, 0, false
 	}
-	at := topology.Place{DPID: topology.DPID(binary.BigEndian.Uint64(v)), Port: topology.Port(binary.BigEndian.Uint32(v[8:]))}
-	p := a.ports[at]
-	seq := binary.BigEndian.Uint64(v[20:])
+	from = topology.Place{DPID: topology.DPID(binary.BigEndian.Uint64(v)), Port: topology.Port(binary.BigEndian.Uint32(v[8:]))}
+	p := a.ports[from]
+	seq = binary.BigEndian.Uint64(v[20:])
 	if p == nil || [8]byte(v[12:20]) != p.nonce || seq > p.seq[kind] || seq+probeWindow <= p.seq[kind] {
-		return topology.Place{}, 0, false
+		return topology.Place{}, 0, 0, false
 	}
-	return at, kind, true
+	return from, kind, seq, true
 }

@@ -128,6 +128,7 @@ func TestReachability(t *testing.T) {
 
 	// What gets worse is told.
 	good := c.measure(request)
+	c.narrow = true
 	run(t, "ip", "-n", l.ns.name, "link", "set", l.links[0].near(), "mtu", "1400")
 	run(t, "ip", "-n", legacy.namespace.name, "link", "set", "eth0", "arp", "off")
 	l.ovs.AddFlow("s2", "table=3,priority=1000,dl_dst="+l.hosts[4].mac+",actions=drop")

@@ -260,6 +260,7 @@ func TestT18NarrowLink(t *testing.T) {
 	c.put("web", web(members(8080, l.hosts[1], l.hosts[2])))
 	c.serves("web")
 	require.Empty(t, c.faults())
+	c.narrow = true
 	for round, narrow := range []string{l.links[0].near(), port.far()} {
 		run(t, "ip", "-n", l.ns.name, "link", "set", narrow, "mtu", "1400")
 		begin := time.Now()

@@ -86,6 +86,8 @@ type options struct {
 	apps  []controller.App // besides the usual ones
 	only  bool             // the usual ones are left out
 	key   []byte           // authenticates probes; nil: the usual one
+	// relays: hosts pass on probes, which is told of no other network.
+	relays bool
 }
 
 // rig is a running controller with its apps, and a network of software switches.
@@ -161,6 +163,11 @@ func start(t *testing.T, o options) *rig {
 		r.serving.Wait()
 		require.NoError(t, r.db.Close())
 		require.Zero(t, r.door.open.Load(), "connections left open")
+		for _, line := range r.logs.with("do hosts pass on probes?") {
+			if !o.relays {
+				t.Error(line)
+			}
+		}
 		if o.tcp {
 			eventually(t, 5*time.Second, "all goroutines of the controller have ended", func() bool { return goroutines(label) == 0 })
 		}

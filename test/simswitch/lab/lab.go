@@ -5,6 +5,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -162,6 +164,8 @@ type Options struct {
 	Only bool
 	Key  []byte    // authenticates probes; nil: one that all labs share
 	Log  io.Writer // nil: nowhere
+	// Relays says that hosts pass on probes. Otherwise a lab fails that is told of it.
+	Relays bool
 }
 
 // Lab is a running controller and the network it controls.
@@ -210,9 +214,10 @@ func Start(t *testing.T, n *simswitch.Network, o Options) *Lab {
 		apps = append(apps, o.Apps()...)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	var relayed alarmed
 	core, err := controller.New(ctx, controller.Options{
 		Store: o.Memory, Cluster: o.Memory.Cluster, Graph: g, Apps: apps, DefaultStage: o.Stage,
-		Log: slog.New(slog.NewTextHandler(o.Log, nil)),
+		Log: slog.New(slog.NewTextHandler(io.MultiWriter(o.Log, &relayed), nil)),
 	})
 	require.NoError(t, err)
 	l := &Lab{
@@ -225,12 +230,23 @@ func Start(t *testing.T, n *simswitch.Network, o Options) *Lab {
 		cancel()
 		require.NoError(t, <-done)
 		l.serving.Wait()
+		require.Equal(t, o.Relays, relayed.Load(), "an alarm of probes that are passed on")
 	})
 	t.Cleanup(l.stop)
 	for _, sw := range n.Switches() {
 		l.Connect(sw.DPID())
 	}
 	return l
+}
+
+// alarmed says whether the controller has found that hosts pass on probes.
+type alarmed struct{ atomic.Bool }
+
+func (a *alarmed) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("do hosts pass on probes?")) {
+		a.Store(true)
+	}
+	return len(b), nil
 }
 
 // Stop ends the controller. The switches keep what they have.
