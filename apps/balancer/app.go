@@ -56,6 +56,7 @@ type App struct {
 	voices    voices
 	outlets   map[ofproto.DPID][]topology.Outlet // of switches that serve, as last heard
 	listening bool                               // they are to be looked at
+	severed   []topology.Link                    // died, and are to be looked at
 	dark      map[topology.DPID]topology.DPID    // switches whose last cable died, with those that it led to
 	presence  presence
 
@@ -213,6 +214,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case controller.SwitchDown:
 		delete(a.outlets, e.DPID)
 		a.forgetAnswers(e.DPID)
+		a.darken(c)
 		_, known := c.Graph.Snapshot().Switch(topology.DPID(e.DPID))
 		if _, dark := a.dark[topology.DPID(e.DPID)]; dark || !known {
 			a.leftNothing(e.DPID)
@@ -260,7 +262,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.askAgain(c)
 		a.listen(c)
 	case topology.SegmentChanged, topology.LinkUp, topology.LinkDown:
-		a.noteCable(c, event)
+		a.noteCable(event)
 		a.listen(c)
 	case topology.SwitchGone:
 		a.lost(e.DPID)

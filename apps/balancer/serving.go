@@ -65,27 +65,39 @@ func (a *App) leftNothing(dpid ofproto.DPID) {
 	}
 }
 
-// noteCable takes in that a cable works, or is dead at one of its ends: a switch without
-// a channel whose last cable dies so is believed to be dead, too.
-func (a *App) noteCable(c *controller.Context, event any) {
+// noteCable takes in that a cable works, or is dead at one of its ends.
+func (a *App) noteCable(event any) {
 	switch e := event.(type) {
 	case topology.LinkUp:
 		delete(a.dark, e.Link.A.DPID)
 		delete(a.dark, e.Link.B.DPID)
 	case topology.LinkDown:
-		if e.Reason != topology.ReasonPort {
-			return
+		if e.Reason == topology.ReasonPort {
+			a.severed = append(a.severed, e.Link)
 		}
-		for _, end := range []topology.Place{e.Link.A, e.Link.B} {
-			if linked(c.Graph.Snapshot(), end.DPID) {
+	}
+}
+
+// darken finds the switches whose last cable has died. One of them that has no channel,
+// or loses it, is believed to be dead, too.
+func (a *App) darken(c *controller.Context) {
+	if len(a.severed) == 0 {
+		return
+	}
+	snap := c.Graph.Snapshot()
+	for _, l := range a.severed {
+		for _, end := range []topology.Place{l.A, l.B} {
+			if _, known := snap.Switch(end.DPID); !known || linked(snap, end.DPID) {
 				continue
 			}
-			a.dark[end.DPID] = e.Link.Other(end).DPID
+			a.dark[end.DPID] = l.Other(end).DPID
 			if c.Switch(ofproto.DPID(end.DPID)) == nil {
 				a.leftNothing(ofproto.DPID(end.DPID))
+				c.Notify("switch", map[string]any{"dpid": end.DPID.String(), "forwarding": false})
 			}
 		}
 	}
+	a.severed = nil
 }
 
 // lost takes in that a switch has left the graph. One that had its only cable to it has

@@ -111,6 +111,7 @@ func (a *App) hear(c *controller.Context) {
 		return
 	}
 	a.listening = false
+	a.darken(c)
 	a.bypassDue(c)
 	regions := a.regions(c)
 	for sw := range c.Switches() {
