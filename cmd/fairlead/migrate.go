@@ -306,12 +306,15 @@ func (s story) tell(m migration.Migration) {
 			s.say("wave %s: %s", wave, run.Phase)
 		}
 		for _, k := range m.Checkpoints {
-			if k.N == run.Checkpoint {
+			if k.N == run.Checkpoint && !undoing {
 				s.say("wave %s: checkpoint %d: answered: %s hosts, %s VIPs, %s probes", wave, k.N, k.Hosts, k.VIPs, k.Probes)
 			}
 		}
 	}
-	if undoing {
+	switch {
+	case undoing && run.Whole:
+		s.say("rolling back to %s: %s", wave, run.Reason)
+	case undoing:
 		s.say("wave %s: rolling back: %s", wave, run.Reason)
 	}
 	for i, st := range steps {

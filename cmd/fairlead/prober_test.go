@@ -28,7 +28,7 @@ func TestMigrationMeasures(t *testing.T) {
 		before, err := p.Measure(t.Context(), request)
 		require.NoError(t, err)
 		require.Equal(t, migration.Tally{Answered: 21, Asked: 21}, before.Hosts)
-		require.Equal(t, migration.Tally{Answered: 2, Asked: 2}, before.VIPs, "switch 3 serves none, and UDP is not asked")
+		require.Equal(t, migration.Tally{Answered: 4, Asked: 4}, before.VIPs, "switch 3 serves none; of UDP the members are asked for")
 		require.Equal(t, migration.Tally{Answered: 3, Asked: 6}, before.Probes)
 		require.Equal(t, []string{"arp 10.0.66.66 answers no switch: no answer"}, before.Silent)
 

@@ -24,18 +24,6 @@ type Change struct {
 	After  string `json:"after"`
 }
 
-// String returns the change in one line.
-func (c Change) String() string {
-	return fmt.Sprintf("%s %s %s: %s → %s", c.Table, c.Row, c.Column, orNothing(c.Before), orNothing(c.After))
-}
-
-func orNothing(s string) string {
-	if s == "" {
-		return "(none)"
-	}
-	return s
-}
-
 // Rows is what is written of a bridge: its columns, and the rows of its controllers
 // ordered by their text. What Open vSwitch writes by itself is not in it, nor the
 // names of rows: two are equal when nobody can tell the bridges apart.
