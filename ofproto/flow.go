@@ -37,6 +37,9 @@ type FlowMod struct {
 	Flags              uint16  // Flag… bits
 	Match              Match
 	Instructions       []Instruction
+	// RawInstructions are more of them, behind the others, as they stand on the wire
+	// (AppendInstructions): for who has them at hand. Parse leaves it nil.
+	RawInstructions []byte
 }
 
 // MessageType implements Message.
@@ -55,7 +58,8 @@ func (m *FlowMod) appendBody(b []byte) []byte {
 	b = be.AppendUint16(b, m.Flags)
 	b = pad(b, 2)
 	b = appendMatch(b, m.Match)
-	return appendInstructions(b, m.Instructions)
+	b = appendInstructions(b, m.Instructions)
+	return append(b, m.RawInstructions...)
 }
 
 func (m *FlowMod) parse(b []byte) error {

@@ -44,6 +44,9 @@ type GroupMod struct {
 	Type    GroupType
 	Group   GroupID // GroupAll for a delete of all
 	Buckets []Bucket
+	// RawBuckets are more of them, behind the others, as they stand on the wire
+	// (AppendBuckets): for who has them at hand. Parse leaves it nil.
+	RawBuckets []byte
 }
 
 // Bucket is one action set of a group (§7.3.4.2). WatchPort and WatchGroup are
@@ -62,7 +65,8 @@ func (m *GroupMod) appendBody(b []byte) []byte {
 	b = be.AppendUint16(b, uint16(m.Command))
 	b = append(b, byte(m.Type), 0)
 	b = be.AppendUint32(b, uint32(m.Group))
-	return appendBuckets(b, m.Buckets)
+	b = appendBuckets(b, m.Buckets)
+	return append(b, m.RawBuckets...)
 }
 
 func (m *GroupMod) parse(b []byte) error {
@@ -79,6 +83,13 @@ func (m *GroupMod) parse(b []byte) error {
 	}
 	return nil
 }
+
+// AppendBuckets appends the buckets as they stand on the wire: a key by which lists of
+// buckets can be compared.
+func AppendBuckets(b []byte, list []Bucket) []byte { return appendBuckets(b, list) }
+
+// ParseBuckets reads a list of buckets, which alias b.
+func ParseBuckets(b []byte) ([]Bucket, error) { return parseBuckets(b) }
 
 const bucketLen = 16 // without actions
 

@@ -27,7 +27,7 @@ func (t *Table) Desired() (flows []DesiredFlow, groups []DesiredGroup) {
 	}
 	for _, g := range t.groups {
 		if g.part != nil {
-			groups = append(groups, DesiredGroup{g.part.key, g.group})
+			groups = append(groups, DesiredGroup{g.part.key, Group{ID: g.id, Type: g.desc.kind(), Buckets: g.desc.buckets()}})
 		}
 	}
 	return flows, groups
@@ -44,7 +44,7 @@ func Altered(f ofproto.FlowStats) bool {
 
 // SameGroup says whether two group entries do the same to every packet.
 func SameGroup(a, b Group) bool {
-	return a.ID == b.ID && string(appendDescription(nil, a.Type, a.Buckets)) == string(appendDescription(nil, b.Type, b.Buckets))
+	return a.ID == b.ID && appendDescription(nil, a.Type, a.Buckets).equal(appendDescription(nil, b.Type, b.Buckets))
 }
 
 // CookiesOf returns the cookie and the mask that all flows of an app have, of any

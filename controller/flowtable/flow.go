@@ -11,7 +11,7 @@
 package flowtable
 
 import (
-	"encoding/binary"
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -113,23 +113,19 @@ type FlowKey struct {
 	Match    string // the bytes of the canonical match
 }
 
-func keyOf(f Flow) FlowKey {
-	return FlowKey{Table: f.Table, Priority: f.Priority, Match: string(f.Match)}
-}
-
 // addMessage makes m the flow-mod that installs f as it is desired.
 func addMessage(m *ofproto.FlowMod, f *flow) {
 	*m = ofproto.FlowMod{
-		Cookie:       f.cookie,
-		Table:        f.Table,
-		Command:      ofproto.FlowAdd,
-		Priority:     f.Priority,
-		BufferID:     ofproto.NoBuffer,
-		OutPort:      ofproto.PortAny,
-		OutGroup:     ofproto.GroupAny,
-		Flags:        ofproto.FlagSendFlowRem,
-		Match:        f.match,
-		Instructions: f.instructions,
+		Cookie:          f.cookie,
+		Table:           f.Table,
+		Command:         ofproto.FlowAdd,
+		Priority:        f.Priority,
+		BufferID:        ofproto.NoBuffer,
+		OutPort:         ofproto.PortAny,
+		OutGroup:        ofproto.GroupAny,
+		Flags:           ofproto.FlagSendFlowRem,
+		Match:           f.match,
+		RawInstructions: f.instructions,
 	}
 }
 
@@ -204,36 +200,30 @@ func bucketRefs(bs []ofproto.Bucket, yield func(ofproto.GroupID)) {
 	}
 }
 
-// appendDescription appends the bytes by which two group descriptions are compared:
-// those of the group-mod, without weights where they mean nothing.
-func appendDescription(b []byte, t ofproto.GroupType, bs []ofproto.Bucket) []byte {
+// description is what two groups of one id are compared by: the type, which is one byte,
+// and the buckets as they stand on the wire. Nobody writes to it.
+type description []byte
+
+// appendDescription appends the description of a group, without weights where they mean
+// nothing.
+func appendDescription(b []byte, t ofproto.GroupType, bs []ofproto.Bucket) description {
 	if t != ofproto.GroupTypeSelect && slices.ContainsFunc(bs, func(b ofproto.Bucket) bool { return b.Weight != 0 }) {
 		bs = slices.Clone(bs)
 		for i := range bs {
 			bs[i].Weight = 0
 		}
 	}
-	start := len(b)
-	b = ofproto.Append(b, 0, &ofproto.GroupMod{Type: t, Buckets: bs})
-	return append(b[:start], b[start+ofproto.HeaderLen:]...)
+	return ofproto.AppendBuckets(append(b, byte(t)), bs)
 }
 
-// descRefs returns the groups that a described group refers to.
-func descRefs(desc string) (refs []ofproto.GroupID) {
-	m := ofproto.Append(nil, 0, &ofproto.GroupMod{})[:ofproto.HeaderLen]
-	binary.BigEndian.PutUint16(m[2:], uint16(ofproto.HeaderLen+len(desc)))
-	_, parsed, err := ofproto.Parse(append(m, desc...))
-	if err != nil {
-		return nil // cannot happen: describe made it
+func (d description) equal(o description) bool { return bytes.Equal(d, o) }
+func (d description) kind() ofproto.GroupType  { return ofproto.GroupType(d[0]) }
+func (d description) rawBuckets() []byte       { return d[1:] }
+
+func (d description) buckets() []ofproto.Bucket {
+	if d == nil {
+		return nil
 	}
-	if g, ok := parsed.(*ofproto.GroupMod); ok {
-		seen := map[ofproto.GroupID]bool{}
-		bucketRefs(g.Buckets, func(id ofproto.GroupID) {
-			if !seen[id] {
-				seen[id] = true
-				refs = append(refs, id)
-			}
-		})
-	}
-	return refs
+	list, _ := ofproto.ParseBuckets(d.rawBuckets()) // appendDescription made them
+	return list
 }

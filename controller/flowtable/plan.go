@@ -17,7 +17,7 @@ type Mod struct {
 	cookie uint64
 	group  *group // of a group-mod
 	meter  Meter  // of a meter-mod
-	desc   string
+	desc   description
 	remove bool
 	fresh  bool // it adds what was not there
 	depth  int  // of a group-mod: how many phases must come before it
@@ -294,26 +294,21 @@ func (t *Table) orderGroups(mods []Mod, list []*group) []Mod {
 	visit = func(g *group) {
 		depths[g.id] = 1 // a loop, which no switch takes, must not be followed for ever
 		depth := 0
-		last := ofproto.GroupAny
-		bucketRefs(g.group.Buckets, func(ref ofproto.GroupID) {
-			if ref == last {
-				return
-			}
-			last = ref
+		for _, ref := range g.refs {
 			d, among := depths[ref]
 			if !among {
-				return
+				continue
 			}
 			if d == 0 {
 				visit(t.groups[ref])
 			}
 			depth = max(depth, depths[ref])
-		})
+		}
 		depths[g.id] = depth + 1
 		m := &messages[0]
 		messages = messages[1:]
 		fresh := !g.held || g.leaving
-		*m = ofproto.GroupMod{Command: ofproto.GroupModify, Type: g.group.Type, Group: g.id, Buckets: g.group.Buckets}
+		*m = ofproto.GroupMod{Command: ofproto.GroupModify, Type: g.desc.kind(), Group: g.id, RawBuckets: g.desc.rawBuckets()}
 		if fresh {
 			m.Command = ofproto.GroupAdd
 		}
@@ -335,7 +330,7 @@ func (t *Table) orderDeletions(mods []Mod) []Mod {
 	}
 	refs := make(map[ofproto.GroupID][]ofproto.GroupID, len(mods))
 	for _, m := range mods {
-		refs[m.group.id] = descRefs(m.group.has)
+		refs[m.group.id] = slices.Clone(t.refsOf(m.group.has.buckets()))
 	}
 	depths := make(map[ofproto.GroupID]int, len(mods))
 	var sink func(id ofproto.GroupID, depth int)

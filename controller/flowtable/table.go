@@ -1,6 +1,7 @@
 package flowtable
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -36,7 +37,12 @@ type Table struct {
 	reading uint32       // number of the last read-back that was begun
 	cookies *cookieIndex // nil: to be made again
 	checked uint32       // number of the last part that was checked
+
+	// Reused from part to part.
 	scratch []byte
+	refs    []ofproto.GroupID
+	encoded map[sameInstructions][2]int
+	places  []place
 }
 
 type part struct {
@@ -55,8 +61,8 @@ type flow struct {
 	FlowKey
 	part         *part         // that desires it; nil: none
 	match        ofproto.Match // as desired
-	instructions []ofproto.Instruction
-	cookie       uint64 // of what is desired
+	instructions []byte        // likewise, as they stand on the wire
+	cookie       uint64        // of what is desired
 
 	held    bool   // by the switch
 	leaving bool   // its deletion is planned
@@ -69,24 +75,25 @@ type flow struct {
 func (f *flow) installed() bool { return f.held && f.has == f.cookie && !f.leaving }
 
 func (f *flow) desired() Flow {
-	return Flow{Table: f.Table, Priority: f.Priority, Match: f.match, Instructions: f.instructions}
+	instructions, _ := ofproto.ParseInstructions(f.instructions) // SetPart made them
+	return Flow{Table: f.Table, Priority: f.Priority, Match: f.match, Instructions: instructions}
 }
 
 // group is a group as it is desired and as the switch holds it.
 type group struct {
-	id    ofproto.GroupID
-	part  *part // that desires it; nil: none
-	group Group // as desired
-	desc  string
+	id   ofproto.GroupID
+	part *part             // that desires it; nil: none
+	desc description       // as desired
+	refs []ofproto.GroupID // the groups that it refers to, as desired
 
 	held    bool
 	leaving bool
-	has     string // description of what is held
-	set     string // as last set and acknowledged; "": never
+	has     description // what is held
+	set     description // as last set and acknowledged; nil: never
 	checked uint32
 }
 
-func (g *group) installed() bool { return g.held && g.has == g.desc && !g.leaving }
+func (g *group) installed() bool { return g.held && g.has.equal(g.desc) && !g.leaving }
 
 // New returns an empty Table: nothing desired, nothing installed.
 func New(p *Pipeline) *Table {
@@ -97,6 +104,7 @@ func New(p *Pipeline) *Table {
 		groups:   map[ofproto.GroupID]*group{},
 		foreign:  map[FlowKey]uint64{},
 		queued:   map[PartKey]bool{},
+		encoded:  map[sameInstructions][2]int{},
 	}
 }
 
@@ -111,28 +119,29 @@ var (
 // SetPart replaces the desired state of a part and marks it dirty. On an error
 // (ErrPart) nothing changes: what the part had before stays desired.
 func (t *Table) SetPart(key PartKey, p Part) error {
-	flows, groups, err := t.check(key, p)
+	piece, places := t.encode(p.Flows)
+	flows, groups, err := t.check(key, p, piece, places)
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrPart, key, err)
 	}
 	now := &part{key: key, class: p.Class, flows: flows, groups: groups}
 	old := t.drop(key)
 	for i, f := range flows {
-		from := &p.Flows[i]
-		t.scratch = ofproto.AppendInstructions(t.scratch[:0], from.Instructions)
-		f.part, f.match, f.instructions = now, from.Match, from.Instructions
-		f.cookie = cookieOf(t.pipeline.Version, key.App, f.Table, f.Priority, f.match, t.scratch)
+		m, ins := places[i].match, places[i].instructions
+		f.part, f.match, f.instructions = now, piece[m[0]:m[1]:m[1]], piece[ins[0]:ins[1]:ins[1]]
+		f.cookie = cookieOf(t.pipeline.Version, key.App, f.Table, f.Priority, f.match, f.instructions)
 	}
 	for i, g := range groups {
 		from := &p.Groups[i]
-		g.part, g.group = now, *from
-		if t.scratch = appendDescription(t.scratch[:0], from.Type, from.Buckets); g.desc != string(t.scratch) {
-			if g.has == string(t.scratch) {
+		g.part = now
+		if t.scratch = appendDescription(t.scratch[:0], from.Type, from.Buckets); !g.desc.equal(t.scratch) {
+			if g.has.equal(t.scratch) {
 				g.desc = g.has
 			} else {
-				g.desc = string(t.scratch)
+				g.desc = bytes.Clone(t.scratch)
 			}
 		}
+		g.refs = append(g.refs[:0], t.refsOf(from.Buckets)...)
 	}
 	if old != nil {
 		now.staleFlows, now.staleGroups = old.staleFlows, old.staleGroups
@@ -142,6 +151,46 @@ func (t *Table) SetPart(key PartKey, p Part) error {
 	t.parts[key] = now
 	t.MarkDirty(key)
 	return nil
+}
+
+// place is where the match and the instructions of a flow begin and end among the bytes
+// of its part.
+type place struct{ match, instructions [2]int }
+
+// sameInstructions tells lists of instructions that are one and the same.
+type sameInstructions struct {
+	first *ofproto.Instruction
+	n     int
+}
+
+// encode returns the bytes of a part's flows, in one piece: all matches, then all
+// instructions. Those that flows share are there once. The places are good until the next
+// call.
+func (t *Table) encode(flows []Flow) (piece []byte, places []place) {
+	b, places := t.scratch[:0], t.places[:0]
+	for i := range flows {
+		start := len(b)
+		b = append(b, flows[i].Match...)
+		places = append(places, place{match: [2]int{start, len(b)}})
+	}
+	for i := range flows {
+		list := flows[i].Instructions
+		if len(list) == 0 {
+			continue
+		}
+		same := sameInstructions{&list[0], len(list)}
+		at, known := t.encoded[same]
+		if !known {
+			start := len(b)
+			b = ofproto.AppendInstructions(b, list)
+			at = [2]int{start, len(b)}
+			t.encoded[same] = at
+		}
+		places[i].instructions = at
+	}
+	clear(t.encoded)
+	t.scratch, t.places = b, places
+	return bytes.Clone(b), places
 }
 
 // DeletePart makes a part desire nothing and marks it dirty.
@@ -186,6 +235,18 @@ func (t *Table) clean(p *part) {
 	}
 }
 
+// refsOf returns the groups that buckets refer to, each once. The list is good until the
+// next call.
+func (t *Table) refsOf(bs []ofproto.Bucket) []ofproto.GroupID {
+	t.refs = t.refs[:0]
+	bucketRefs(bs, func(id ofproto.GroupID) {
+		if !slices.Contains(t.refs, id) {
+			t.refs = append(t.refs, id)
+		}
+	})
+	return t.refs
+}
+
 // tidyFlow forgets a flow that is neither desired nor held.
 func (t *Table) tidyFlow(f *flow) {
 	if f.part == nil && !f.held && t.flows[f.FlowKey] == f {
@@ -225,7 +286,8 @@ func (t *Table) holdGroup(g *group, held bool) {
 
 // check asserts a part against the pipeline, and that its references close. It returns
 // the part's flows and groups in their order; on an error it leaves nothing of them.
-func (t *Table) check(key PartKey, p Part) (flows []*flow, groups []*group, err error) {
+// piece and places are of encode.
+func (t *Table) check(key PartKey, p Part, piece []byte, places []place) (flows []*flow, groups []*group, err error) {
 	t.checked++
 	defer func() {
 		if err != nil {
@@ -267,7 +329,9 @@ func (t *Table) check(key PartKey, p Part) (flows []*flow, groups []*group, err 
 		}
 	}
 	for i := range p.Groups {
-		bucketRefs(p.Groups[i].Buckets, ref)
+		for _, id := range t.refsOf(p.Groups[i].Buckets) {
+			ref(id)
+		}
 	}
 	for _, m := range p.Meters {
 		if w, ok := t.meters.parts[m.ID]; ok && w.part != key {
@@ -276,6 +340,7 @@ func (t *Table) check(key PartKey, p Part) (flows []*flow, groups []*group, err 
 	}
 	flows = make([]*flow, 0, len(p.Flows))
 	var fresh []flow // one allocation for all
+	var matches string
 	for i := range p.Flows {
 		from := &p.Flows[i]
 		if err := t.pipeline.Check(key.App, *from); err != nil {
@@ -287,9 +352,10 @@ func (t *Table) check(key PartKey, p Part) (flows []*flow, groups []*group, err 
 		case f == nil:
 			if len(fresh) == 0 {
 				fresh = make([]flow, len(p.Flows)-i)
+				matches = string(piece[:places[len(places)-1].match[1]])
 			}
 			f, fresh = &fresh[0], fresh[1:]
-			f.FlowKey = keyOf(*from)
+			f.FlowKey = FlowKey{Table: from.Table, Priority: from.Priority, Match: matches[places[i].match[0]:places[i].match[1]]}
 			t.flows[f.FlowKey] = f
 		case f.checked == t.checked:
 			return flows, groups, fmt.Errorf("two flows with table %d, priority %d, match %s", from.Table, from.Priority, from.Match)
@@ -312,7 +378,7 @@ type Installed struct {
 	index   *cookieIndex
 	ticks   ticks
 	flows   []reportedFlow
-	groups  map[ofproto.GroupID]string
+	groups  map[ofproto.GroupID]description
 	foreign map[FlowKey]uint64
 	meters  map[uint32]uint32 // rate by id
 	scratch ofproto.Match
@@ -327,7 +393,7 @@ type reportedFlow struct {
 
 // NewInstalled returns an empty read-back that records everything.
 func NewInstalled() *Installed {
-	return &Installed{groups: map[ofproto.GroupID]string{}, foreign: map[FlowKey]uint64{}}
+	return &Installed{groups: map[ofproto.GroupID]description{}, foreign: map[FlowKey]uint64{}}
 }
 
 // NewInstalled returns an empty read-back for this table: flows that the switch holds
@@ -411,12 +477,12 @@ func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets
 	}
 	in.desc = appendDescription(in.desc[:0], typ, buckets)
 	if in.table != nil {
-		if g := in.table.groups[id]; g != nil && g.has == string(in.desc) {
+		if g := in.table.groups[id]; g != nil && g.has.equal(in.desc) {
 			in.groups[id] = g.has
 			return
 		}
 	}
-	in.groups[id] = string(in.desc)
+	in.groups[id] = bytes.Clone(in.desc)
 }
 
 // ReadBack replaces what the switch is known to hold. The parts that the switch does
@@ -480,7 +546,7 @@ func (t *Table) unchanged(in *Installed) bool {
 		return false
 	}
 	for id, has := range in.groups {
-		if g := t.groups[id]; g == nil || !g.held || g.has != has {
+		if g := t.groups[id]; g == nil || !g.held || !g.has.equal(has) {
 			return false
 		}
 	}
@@ -552,10 +618,10 @@ func (t *Table) adoptGroups(in *Installed) {
 	for id, g := range t.groups {
 		if _, there := in.groups[id]; g.held && !there {
 			t.holdGroup(g, false)
-			g.has, g.leaving = "", false
+			g.has, g.leaving = nil, false
 			t.tidyGroup(g)
 		}
-		if g.held && g.part != nil && g.desc != g.has && g.set == g.desc {
+		if g.held && g.part != nil && !g.desc.equal(g.has) && g.set.equal(g.desc) {
 			if altered[g] = t.alteredGroups[g] + 1; altered[g] > believeAfter {
 				g.has = g.desc
 			}
