@@ -35,6 +35,7 @@ type App struct {
 	tracked   map[netip.Addr]map[string]bool // and those in mode conntrack
 	cuts      map[string]time.Time           // when the next connections of a VIP's members are cut
 	members   map[netip.Addr]*location       // of every address in byMember
+	resolveAt time.Time                      // when they are looked at next; see resolve
 	// interfaces are the ids that members are said to be attached to, by their address,
 	// and how many members say so; attached is where interfaces are.
 	interfaces map[netip.Addr]map[string]int
@@ -323,7 +324,7 @@ func (a *App) change(c *controller.Context, e Change) {
 			a.dirtyAddress(c, rec.VIP.Address)
 		}
 	}
-	c.WakeAt(c.Now.Add(resolveSoon))
+	a.resolveSoon(c)
 	a.bypassDue(c)
 	a.settled(c, v)
 }

@@ -54,7 +54,7 @@ func (a *App) attach(c *controller.Context, now Attachments) {
 			}
 		}
 	})
-	c.WakeAt(c.Now.Add(resolveSoon))
+	a.resolveSoon(c)
 }
 
 // nameInterfaces and unnameInterfaces keep which interface an address is the member of,

@@ -105,7 +105,7 @@ func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 			l.mac = ofproto.MAC{}
 		}
 		l.reason = is.reason
-		c.WakeAt(c.Now.Add(resolveSoon))
+		a.resolveSoon(c)
 	}
 	return true
 }
@@ -211,7 +211,7 @@ func (a *App) askAgain(c *controller.Context) {
 			l.asked, l.asks = time.Time{}, 0
 		}
 	}
-	c.WakeAt(c.Now.Add(resolveSoon))
+	a.resolveSoon(c)
 }
 
 // askSooner has the time between two requests for an unknown member grow from the
@@ -222,13 +222,26 @@ func (a *App) askSooner(c *controller.Context) {
 			l.asks = 0
 		}
 	}
-	c.WakeAt(c.Now.Add(resolveSoon))
+	a.resolveSoon(c)
 }
 
-// resolve sends the ARP requests that are due. A member whose place is known is
-// asked there; another wherever hosts may be.
+// resolveSoon has the members looked at before the next tick: there is news of some.
+func (a *App) resolveSoon(c *controller.Context) {
+	if soon := c.Now.Add(resolveSoon); soon.Before(a.resolveAt) {
+		a.resolveAt = soon
+	}
+	c.WakeAt(a.resolveAt)
+}
+
+// resolve sends the ARP requests that are due, when it is time to. A member whose place
+// is known is asked there; another wherever hosts may be.
 func (a *App) resolve(c *controller.Context) {
-	c.WakeAt(c.Now.Add(resolveTick))
+	if a.resolveAt.After(c.Now) {
+		c.WakeAt(a.resolveAt)
+		return
+	}
+	a.resolveAt = c.Now.Add(resolveTick)
+	c.WakeAt(a.resolveAt)
 	left := resolveMost
 	for addr, l := range a.members {
 		due := l.asked.Add(refreshEvery)
