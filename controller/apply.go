@@ -82,7 +82,7 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	s.c.admission.done(s.entry)
 	s.c.admission.settle(s.entry)
 	w := &worker{
-		session: s, waiting: map[flowtable.PartKey]Source{}, hot: map[flowtable.PartKey]hotSource{}, compiled: map[flowtable.PartKey]Source{},
+		session: s, waiting: map[flowtable.PartKey]Source{}, hot: map[flowtable.PartKey]hotSource{}, compiled: map[flowtable.PartKey]assignment{},
 		broken: map[flowtable.PartKey]bool{}, retries: map[flowtable.PartKey]retry{}, installed: installed,
 		window: planFirst,
 	}
@@ -126,13 +126,21 @@ type hotSource struct {
 	until time.Time // zero: see coolAt
 }
 
+// assignment is what of a Source is kept when it has been compiled. Its Build would keep
+// all that it is made from alive.
+type assignment struct {
+	tag     uint64
+	seq     uint64
+	refused error
+}
+
 // worker is the state of a session's reconciling goroutine.
 type worker struct {
 	*session
-	waiting      map[flowtable.PartKey]Source    // to be compiled
-	backlog      [classes][]flowtable.PartKey    // the keys of waiting, by class, oldest first
-	hot          map[flowtable.PartKey]hotSource // not to be compiled yet; see refill
-	compiled     map[flowtable.PartKey]Source    // of each part, the last one compiled
+	waiting      map[flowtable.PartKey]Source     // to be compiled
+	backlog      [classes][]flowtable.PartKey     // the keys of waiting, by class, oldest first
+	hot          map[flowtable.PartKey]hotSource  // not to be compiled yet; see refill
+	compiled     map[flowtable.PartKey]assignment // of each part, the last one compiled
 	retries      map[flowtable.PartKey]retry
 	removedInAir []removedFlow // entries of parts in the air that were removed
 	air          *flight       // committed, and not landed; nil: none
@@ -274,7 +282,10 @@ func (w *worker) land(ctx context.Context) error {
 }
 
 // aloft says whether a part is on its way to the switch, so that it must be left alone.
-func (w *worker) aloft(key flowtable.PartKey) bool { return w.air.has(key) || w.next.has(key) }
+func (w *worker) aloft(key flowtable.PartKey) bool {
+	_, known := w.compiled[key] // else it is not, and there are many of those at the beginning
+	return known && (w.air.has(key) || w.next.has(key))
+}
 
 // landed reports a flight whose outcome is known.
 func (w *worker) landed(ctx context.Context, f *flight) {
@@ -388,6 +399,7 @@ func (w *worker) coolAt(h hotSource) time.Time {
 // they make about most messages, and returns how many they make. Parts in the air wait.
 func (w *worker) compile(results map[flowtable.PartKey]error, most int) (n int) {
 	taken := map[flowtable.PartKey]Source{} // where all have to be looked at
+	metering := w.metering()
 	for class := range w.backlog {
 		var later []flowtable.PartKey
 		for len(w.backlog[class]) > 0 && n < most {
@@ -405,7 +417,7 @@ func (w *worker) compile(results map[flowtable.PartKey]error, most int) (n int) 
 			if !w.caps.Holds {
 				src.Build, src.Refused = nil, errIgnores
 			}
-			w.compiled[key] = Source{Tag: src.Tag, Refused: src.Refused, seq: src.seq} // Build would keep its inputs alive
+			w.compiled[key] = assignment{tag: src.Tag, refused: src.Refused, seq: src.seq}
 			delete(w.retries, key)
 			delete(w.broken, key)
 			if most == math.MaxInt {
@@ -421,7 +433,7 @@ func (w *worker) compile(results map[flowtable.PartKey]error, most int) (n int) 
 			}
 			part, err := w.build(src)
 			if err == nil {
-				err = w.setPart(key, w.metering().metered(key.App, part))
+				err = w.setPart(key, metering.metered(key.App, part))
 			}
 			if err != nil {
 				w.log().Error("part does not compile", "part", key.Name, "app", AppNames[key.App], "error", err)
@@ -630,7 +642,7 @@ func (w *worker) report(ctx context.Context, plan *flowtable.Plan, failed map[fl
 		}
 		results[key] = err
 		if err == nil {
-			results[key] = w.compiled[key].Refused
+			results[key] = w.compiled[key].refused
 			room = room || w.retries[key].room
 			delete(w.retries, key)
 			continue
@@ -663,7 +675,7 @@ func (w *worker) report(ctx context.Context, plan *flowtable.Plan, failed map[fl
 func (w *worker) applied(results map[flowtable.PartKey]error) []partResult {
 	out := make([]partResult, 0, len(results))
 	for key, err := range results {
-		out = append(out, partResult{key: key, src: w.compiled[key], err: err})
+		out = append(out, partResult{key: key, of: w.compiled[key], err: err})
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -239,7 +240,7 @@ func (c *Controller) detach(s *session) {
 
 type partResult struct {
 	key flowtable.PartKey
-	src Source
+	of  assignment
 	err error
 }
 
@@ -257,28 +258,35 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 			if r.key.App == 0 {
 				continue // what was left over from earlier
 			}
-			if sw.pending[r.key] == r.src.seq {
+			if sw.pending[r.key] == r.of.seq {
 				delete(sw.pending, r.key)
 			}
-			name := AppNames[r.key.App] + "/" + r.key.Name
-			if r.err == nil {
-				delete(sw.Faults, name)
-			} else if errors.Is(r.err, ErrHeld) {
-				// The switch's own fault says so.
-			} else if old := sw.Faults[name]; old != r.err.Error() {
-				sw.Faults[name] = r.err.Error()
-				if !sameFault(old, r.err) {
-					s.log().Error("switch refuses a part", "part", name, "error", r.err)
-				}
+			if r.err != nil || len(sw.Faults) > 0 {
+				sw.fault(s.log(), AppNames[r.key.App]+"/"+r.key.Name, r.err)
 			}
 			if app := c.apps[r.key.App]; app != nil {
 				c.call(app, func(x *Context) {
-					app.Handle(x, Applied{DPID: s.dpid, Part: r.key.Name, Tag: r.src.Tag, Err: r.err})
+					app.Handle(x, Applied{DPID: s.dpid, Part: r.key.Name, Tag: r.of.tag, Err: r.err})
 				})
 			}
 		}
 		sw.wakeIfSettled()
 	})
+}
+
+// fault notes how a part ended.
+func (s *Switch) fault(log *slog.Logger, part string, err error) {
+	switch old := s.Faults[part]; {
+	case err == nil:
+		delete(s.Faults, part)
+	case errors.Is(err, ErrHeld):
+		// The switch's own fault says so.
+	case old != err.Error():
+		s.Faults[part] = err.Error()
+		if !sameFault(old, err) {
+			log.Error("switch refuses a part", "part", part, "error", err)
+		}
+	}
 }
 
 // sameFault says whether the log has an error already: the same name of the switch's,

@@ -119,18 +119,30 @@ func (m metering) metered(app flowtable.AppID, p flowtable.Part) flowtable.Part 
 	if m.first == 0 {
 		return p
 	}
-	flows := slices.Clone(p.Flows)
-	for i := range flows {
-		f := &flows[i]
+	copied := false // the list may be the app's
+	for i, f := range p.Flows {
+		if !punts(f.Instructions) || !m.copies && !onlyPunts(f.Instructions) {
+			continue
+		}
+		if !copied {
+			p.Flows, copied = slices.Clone(p.Flows), true
+		}
 		id := m.first + meterKind(app, f.Priority)
 		if m.copies {
-			f.Instructions = meterCopies(f.Instructions, id)
-		} else if onlyPunts(f.Instructions) {
-			f.Instructions = append([]ofproto.Instruction{ofproto.Meter{ID: id}}, f.Instructions...)
+			p.Flows[i].Instructions = meterCopies(f.Instructions, id)
+		} else {
+			p.Flows[i].Instructions = append([]ofproto.Instruction{ofproto.Meter{ID: id}}, f.Instructions...)
 		}
 	}
-	p.Flows = flows
 	return p
+}
+
+// punts says whether instructions send to the controller.
+func punts(ins []ofproto.Instruction) bool {
+	return slices.ContainsFunc(ins, func(in ofproto.Instruction) bool {
+		apply, ok := in.(ofproto.ApplyActions)
+		return ok && slices.ContainsFunc(apply.Actions, toController)
+	})
 }
 
 // toController says whether an action sends to the controller.

@@ -547,9 +547,14 @@ const (
 // vlanPresent is the bit of vlan_vid that every tagged packet has (§7.2.3.7, OFPVID_PRESENT).
 const vlanPresent = 0x1000
 
-func field8(t FieldType, v uint8) Field   { return Field{Type: t, Value: []byte{v}} }
-func field16(t FieldType, v uint16) Field { return Field{Type: t, Value: be.AppendUint16(nil, v)} }
-func field32(t FieldType, v uint32) Field { return Field{Type: t, Value: be.AppendUint32(nil, v)} }
+// Those that do not append keep the value out of the heap where the field stays out of it.
+func field8(t FieldType, v uint8) Field { return Field{Type: t, Value: []byte{v}} }
+func field16(t FieldType, v uint16) Field {
+	return Field{Type: t, Value: []byte{byte(v >> 8), byte(v)}}
+}
+func field32(t FieldType, v uint32) Field {
+	return Field{Type: t, Value: []byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}}
+}
 func field64(t FieldType, v uint64) Field { return Field{Type: t, Value: be.AppendUint64(nil, v)} }
 
 func field16m(t FieldType, v, m uint16) Field {

@@ -119,8 +119,11 @@ func (in vipInput) clients() []netip.Prefix {
 }
 
 // meet returns the fields that match what both lists match; ok is false where no packet
-// does.
+// does. It may return a.
 func meet(a, b []ofproto.Field) (_ []ofproto.Field, ok bool) {
+	if len(b) == 0 {
+		return a, true
+	}
 	out := slices.Clone(a)
 	for _, f := range b {
 		i := slices.IndexFunc(out, func(g ofproto.Field) bool { return g.Type == f.Type && g.Experimenter == f.Experimenter })

@@ -557,7 +557,7 @@ func (a *App) lower(c *controller.Context, v *vip, e controller.Applied) bool {
 		return false
 	}
 	in := a.input(c, sw, v)
-	if in.floor = next; in.placement().refused != nil {
+	if in.floor = next; in.placement(in.choices()).refused != nil {
 		return false
 	}
 	v.floors[e.DPID] = next
@@ -890,11 +890,12 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 		return src
 	}
 	in := a.input(c, sw, v)
-	placed := in.placement()
+	choices := in.choices()
+	placed := in.placement(choices)
 	if c.Switch(sw.DPID) == sw { // and not what the switch would be in another stage
 		v.placed[sw.DPID], v.taken = placed, taken{a.handled, sw.DPID, !placed.none}
 	}
-	src.Build, src.Refused = in.compile, placed.refused
+	src.Build, src.Refused = func() flowtable.Part { return in.compile(choices) }, placed.refused
 	return src
 }
 
@@ -902,12 +903,18 @@ func (a *App) compileVIP(c *controller.Context, sw *controller.Switch, v *vip) c
 // the VIP is expects an answer.
 func (a *App) takes(c *controller.Context, sw *controller.Switch, v *vip) bool {
 	if c.Switch(sw.DPID) != sw { // what the switch would be in another stage
-		return !a.input(c, sw, v).placement().none
+		return !a.placement(c, sw, v).none
 	}
 	if k := v.taken; k.handled != a.handled || k.dpid != sw.DPID {
-		v.taken = taken{a.handled, sw.DPID, !a.input(c, sw, v).placement().none}
+		v.taken = taken{a.handled, sw.DPID, !a.placement(c, sw, v).none}
 	}
 	return v.taken.yes
+}
+
+// placement says how a VIP would be compiled for a switch now.
+func (a *App) placement(c *controller.Context, sw *controller.Switch, v *vip) placement {
+	in := a.input(c, sw, v)
+	return in.placement(in.choices())
 }
 
 // input is what the part of a VIP in a switch is made from.

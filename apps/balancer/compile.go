@@ -38,10 +38,10 @@ type vipInput struct {
 // slots). For each listener: what spreads its connections over the owners of the
 // slots, by the method that the switch has (Method); and in mode nat a flow a member
 // that gives its replies the VIP's address. A listener that the switch cannot serve has
-// neither.
-func (in vipInput) compile() flowtable.Part {
+// neither. choices are those of in.
+func (in vipInput) compile(choices []choice) flowtable.Part {
 	p := flowtable.Part{Class: flowtable.ClassService}
-	for i, ch := range in.choices() {
+	for i, ch := range choices {
 		l := in.rec.Listeners[i]
 		switch {
 		case ch.method == MethodRefused:
@@ -89,10 +89,12 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 	for _, m := range l.Members {
 		byIndex[m.Index] = m
 	}
-	serving := map[uint16]bool{}
+	serving := make(map[uint16]bool, len(l.Members))
 	for _, id := range owners {
-		if _, ok := byIndex[id]; ok {
-			serving[id] = true
+		if !serving[id] {
+			if _, ok := byIndex[id]; ok {
+				serving[id] = true
+			}
 		}
 	}
 	if ch.level == levelChained {

@@ -140,8 +140,7 @@ type placement struct {
 var methodRank = map[Method]int{MethodChained: 0, MethodInline: 1, MethodSelector: 2, MethodRefused: 3}
 
 // placement sums up the choices of all listeners.
-func (in vipInput) placement() placement {
-	choices := in.choices()
+func (in vipInput) placement(choices []choice) placement {
 	p := placement{method: MethodChained, none: len(choices) > 0}
 	var reasons, refused []string
 	for i, ch := range choices {

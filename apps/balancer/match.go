@@ -42,7 +42,7 @@ func (in vipInput) portMatches(base []ofproto.Field, l ListenerRecord, port uint
 		return [][]ofproto.Field{base}
 	}
 	if ports.single() {
-		ports = portRange{port, port}
+		return [][]ofproto.Field{append(base, field(proto, port, 0xffff))}
 	}
 	var all [][]ofproto.Field
 	for _, p := range ports.masks() {
@@ -105,14 +105,17 @@ func (r portRange) masks() []portMask {
 	return list
 }
 
+// fieldsMost is how many fields most matches have at most.
+const fieldsMost = 6
+
 // network returns what the packets of a family have in a VLAN, 0 for untagged ones:
-// VLANs may use the same addresses.
+// VLANs may use the same addresses. There is room for the other fields of a match.
 func network(a netip.Addr, vlan uint16) []ofproto.Field {
 	etherType := packet.EtherTypeIPv4
 	if a.Is6() {
 		etherType = packet.EtherTypeIPv6
 	}
-	return []ofproto.Field{ofproto.EthType(etherType), inVLAN(vlan)}
+	return append(make([]ofproto.Field, 0, fieldsMost), ofproto.EthType(etherType), inVLAN(vlan))
 }
 
 // inVLAN matches frames of a VLAN, 0 for untagged ones.

@@ -267,3 +267,32 @@ func BenchmarkPoolOf256(b *testing.B) {
 		s.Owner = present(s, s.Owner, Pool{}, members)
 	}
 }
+
+// BenchmarkFill is what a switch that comes empty is to hold of 10,000 VIPs: what the core
+// does before its session can begin, and what its session builds.
+func BenchmarkFill(b *testing.B) {
+	s := sketchOf(b, 1, 10_000, false)
+	s.settle()
+	sw := s.list[0]
+	sources := map[string]controller.Source{}
+	b.Run("compile", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			s.turn()
+			s.app.Handle(s.c, controller.SwitchUp{DPID: sw.DPID})
+			for _, part := range s.app.Parts(s.c, sw) {
+				sources[part] = s.app.Compile(s.c, sw, part)
+			}
+		}
+	})
+	b.Run("build", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			for _, src := range sources {
+				if src.Build != nil { // there is no VIP of IPv6
+					src.Build()
+				}
+			}
+		}
+	})
+}
