@@ -242,9 +242,12 @@ func (t *Table) Plan(most int) Plan {
 			delete(t.parts, key)
 		}
 	}
-	slices.SortFunc(setFlows, func(a, b *flow) int {
-		return cmp.Or(-cmp.Compare(a.Table, b.Table), -cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Match, b.Match))
-	})
+	// By table and priority, from the highest, and else as they came.
+	order := make([]uint64, len(setFlows))
+	for i, f := range setFlows {
+		order[i] = uint64(^f.Table)<<48 | uint64(^f.Priority)<<32 | uint64(i)
+	}
+	slices.Sort(order)
 	mods := make([]Mod, 0, len(deleteFlows)+len(setGroups)+len(setFlows)+len(deletions))
 	for i, f := range deleteFlows {
 		mods = append(mods, Mod{Part: owners[i], Message: deleteMessage(f.FlowKey, f.has), flow: f, cookie: f.has, remove: true})
@@ -254,7 +257,8 @@ func (t *Table) Plan(most int) Plan {
 	})
 	mods = t.orderGroups(mods, setGroups)
 	messages := make([]ofproto.FlowMod, len(setFlows))
-	for i, f := range setFlows {
+	for i, o := range order {
+		f := setFlows[uint32(o)]
 		addMessage(&messages[i], f)
 		mods = append(mods, Mod{Part: f.part.key, Message: &messages[i], flow: f, cookie: f.cookie, fresh: !f.held || f.leaving})
 	}
