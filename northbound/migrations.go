@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -40,9 +41,9 @@ func migrationProblem(err error) error {
 	case errors.As(err, &clash):
 		return problem(http.StatusConflict, "conflict", "Conflict", clash.Reason)
 	case errors.Is(err, migration.ErrNotFound):
-		return problem(http.StatusNotFound, "not-found", "Not found", err.Error())
+		return problem(http.StatusNotFound, "not-found", "Not found", strings.TrimPrefix(err.Error(), migration.ErrNotFound.Error()+": "))
 	case errors.Is(err, migration.ErrPrecondition):
-		return problem(http.StatusPreconditionFailed, "precondition", "Precondition failed", err.Error())
+		return problem(http.StatusPreconditionFailed, "precondition", "Precondition failed", strings.TrimPrefix(err.Error(), migration.ErrPrecondition.Error()+": "))
 	}
 	return err
 }

@@ -34,15 +34,18 @@ func DecodeDescription(name string, body []byte) (Description, error) {
 }
 
 func (d *Description) read(o *object) {
+	given := o.text("name")
 	if !validName(d.Name) {
-		o.bad.add("name", "must be 1 to %d of a-z, 0-9 and -, not beginning with -", maxNameSize)
-	} else if given := o.text("name"); given != "" && given != d.Name {
+		o.bad.add("name", "%q must be 1 to %d of a-z, 0-9 and -, not beginning with -", d.Name, maxNameSize)
+	} else if given != "" && given != d.Name {
 		o.bad.add("name", "must be %s, as in the path, or be left out", d.Name)
 	}
-	if s := o.text("confirm_timeout"); s != "" {
-		t, err := time.ParseDuration(s)
+	const duration = "a duration from 5s to 24h, such as 5m"
+	var wait string
+	if o.take("confirm_timeout", &wait, duration) {
+		t, err := time.ParseDuration(wait)
 		if err != nil || t < minConfirm || t > maxConfirm {
-			o.bad.add("confirm_timeout", "%q is no duration from %s to %s, such as 5m", s, minConfirm, maxConfirm)
+			o.bad.add("confirm_timeout", "%q is not %s", wait, duration)
 		}
 		d.ConfirmTimeout = documents.Duration(t)
 	}
@@ -61,7 +64,7 @@ func (d *Description) read(o *object) {
 		d.Probes = append(d.Probes, p.probe(d.SourceAddress))
 	}
 	names := map[string]bool{}
-	for i, w := range o.objects("waves", maxWaves) {
+	for i, w := range o.some("waves", maxWaves) {
 		wave := w.wave(i)
 		if names[wave.Name] {
 			o.bad.add(w.path+".name", "there is a wave %s already", wave.Name)
@@ -69,13 +72,11 @@ func (d *Description) read(o *object) {
 		names[wave.Name] = true
 		d.Waves = append(d.Waves, wave)
 	}
-	if len(d.Waves) == 0 {
-		o.bad.add("waves", "is missing, or empty")
-	}
 }
 
 func (o *object) probe(source netip.Addr) documents.Probe {
 	p := documents.Probe{Type: documents.ProbeType(o.text("type")), Address: o.address("address", true), Port: uint16(o.integer("port", 65535)), VLAN: uint16(o.integer("vlan", 4094))}
+	o.end()
 	switch p.Type {
 	case documents.ProbeTCP:
 		if p.Port == 0 {
@@ -92,7 +93,6 @@ func (o *object) probe(source netip.Addr) documents.Probe {
 	if p.Type != documents.ProbeARP && p.Address.IsValid() && (!source.IsValid() || source.Is4() != p.Address.Is4()) {
 		o.bad.add("source_address", "is required, of the family of %s, for %s", p.Address, o.path)
 	}
-	o.end()
 	return p
 }
 
@@ -105,7 +105,7 @@ func (o *object) wave(i int) Wave {
 		o.bad.add(o.path+".name", "must be 1 to %d of a-z, 0-9 and -, not beginning with -", maxNameSize)
 	}
 	targets, canary := map[string]bool{}, false
-	for _, s := range o.objects("steps", maxSteps) {
+	for _, s := range o.some("steps", maxSteps) {
 		step := s.step()
 		if t := step.Target(); t != "" && targets[t] {
 			o.bad.add(s.path, "%s has a step in this wave already", t)
@@ -117,27 +117,27 @@ func (o *object) wave(i int) Wave {
 		canary = canary || step.Canary
 		w.Steps = append(w.Steps, step)
 	}
-	if len(w.Steps) == 0 {
-		o.bad.add(o.path+".steps", "is missing, or empty")
-	}
 	o.end()
 	return w
 }
 
 func (o *object) step() Step {
+	byEndpoint, byDPID, hasBridge, hasStage := o.has("endpoint"), o.has("dpid"), o.has("bridge"), o.has("stage")
 	s := Step{
 		Bridge: o.text("bridge"), DPID: strings.ToLower(o.text("dpid")), Stage: o.text("stage"),
 		Controllers: o.texts("controllers", maxTargets), DiscardFlows: o.boolean("discard_flows"), Canary: o.boolean("canary"),
 	}
-	if !slices.Contains(Stages, s.Stage) {
+	if !hasStage {
+		o.bad.add(o.path+".stage", "is required: one of %s", strings.Join(Stages, ", "))
+	} else if s.Stage != "" && !slices.Contains(Stages, s.Stage) {
 		o.bad.add(o.path+".stage", "%q is none of %s", s.Stage, strings.Join(Stages, ", "))
 	}
 	endpoint := o.text("endpoint")
 	switch {
-	case (endpoint != "") == (s.DPID != ""):
-		o.bad.add(o.path, "needs endpoint and bridge, or dpid")
-	case s.DPID != "":
-		if parseDPID(s.DPID) == 0 {
+	case byEndpoint == byDPID:
+		o.bad.add(o.path, "needs endpoint and bridge, or dpid: one of the two")
+	case byDPID:
+		if s.DPID != "" && parseDPID(s.DPID) == 0 {
 			o.bad.add(o.path+".dpid", "%q is not 16 hex digits", s.DPID)
 		}
 		for field, given := range map[string]bool{"bridge": s.Bridge != "", "controllers": len(s.Controllers) > 0, "discard_flows": s.DiscardFlows} {
@@ -150,12 +150,14 @@ func (o *object) step() Step {
 		}
 	default:
 		e, err := ovsdb.ParseEndpoint(endpoint)
-		if err != nil {
+		if err != nil && endpoint != "" {
 			o.bad.add(o.path+".endpoint", "%s", strings.TrimPrefix(err.Error(), "ovsdb: parse endpoint: "))
 		}
 		s.Endpoint = e
-		if s.Bridge == "" || len(s.Bridge) > 255 {
-			o.bad.add(o.path+".bridge", "%.40q is no name of a bridge", s.Bridge)
+		if !hasBridge {
+			o.bad.add(o.path+".bridge", "is required with endpoint")
+		} else if len(s.Bridge) > 255 {
+			o.bad.add(o.path+".bridge", "%.40q… is no name of a bridge", s.Bridge)
 		}
 		for i, c := range s.Controllers {
 			field := fmt.Sprintf("%s.controllers[%d]", o.path, i)
@@ -198,7 +200,7 @@ func parse(bad *faults, path string, raw []byte) *object {
 		if t, err := dec.Token(); err != nil {
 			return err
 		} else if t != json.Delim('{') {
-			return errors.New("it is no object")
+			return errNoObject
 		}
 		for dec.More() {
 			key, err := dec.Token()
@@ -227,11 +229,24 @@ func parse(bad *faults, path string, raw []byte) *object {
 		}
 		return nil
 	}()
-	if err != nil {
+	switch {
+	case err == nil:
+		return o
+	case errors.Is(err, errNoObject) && path != "":
+		bad.add(at, "is not an object with fields")
+	default:
 		bad.add(at, "is no JSON object: %v", err)
-		return nil
 	}
-	return o
+	return nil
+}
+
+// errNoObject says that a value is something else.
+var errNoObject = errors.New("it is another value")
+
+// has says whether a field is there, and was not read yet.
+func (o *object) has(name string) bool {
+	_, ok := o.fields[name]
+	return ok
 }
 
 func (o *object) at(name string) string {
@@ -256,7 +271,11 @@ func (o *object) take(name string, v any, kind string) bool {
 }
 
 func (o *object) text(name string) (s string) {
-	if o.take(name, &s, "a text") && s == "" {
+	kind := "a text"
+	if raw := o.fields[name]; len(raw) > 0 && raw[0] != '{' && raw[0] != '[' {
+		kind = "a text: write it in quotes" // YAML takes it for a number, or yes and no
+	}
+	if o.take(name, &s, kind) && s == "" {
 		o.bad.add(o.at(name), "is empty")
 	}
 	return s
@@ -312,6 +331,18 @@ func (o *object) objects(name string, most int) (list []*object) {
 		}
 	}
 	return list
+}
+
+// some reads a list of objects that has to have one.
+func (o *object) some(name string, most int) []*object {
+	var raw []json.RawMessage
+	given, there := o.fields[name]
+	if !there {
+		o.bad.add(o.at(name), "is missing")
+	} else if given != nil && json.Unmarshal(given, &raw) == nil && len(raw) == 0 {
+		o.bad.add(o.at(name), "is empty")
+	}
+	return o.objects(name, most)
 }
 
 // end says which fields nobody asked for.

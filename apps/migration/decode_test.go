@@ -117,6 +117,37 @@ func TestDecodeNamesTheField(t *testing.T) {
 	require.ErrorContains(t, err, "vips: has more than 256")
 }
 
+// One thing that is wrong is told once, in words that say what to write.
+func TestDecodeTellsOnce(t *testing.T) {
+	good := `"waves":[{"steps":[{"dpid":"0000000000000001","stage":"steer"}]}]`
+	for body, want := range map[string]string{
+		`{}`:                                                  "waves: is missing",
+		`{"waves":[ ]}`:                                       "waves: is empty",
+		`{"waves":{"a":1}}`:                                   "waves: is not a list",
+		`{"waves":null}`:                                      "waves: is null",
+		`{"waves":["a"]}`:                                     "waves[0]: is not an object with fields",
+		`{"waves":[{"name":"w"}]}`:                            "waves[0].steps: is missing",
+		`{"waves":[{"steps":[]}]}`:                            "waves[0].steps: is empty",
+		`{"name":7,` + good + `}`:                             "name: is not a text: write it in quotes",
+		`{"name":["a"],` + good + `}`:                         "name: is not a text",
+		`{"vips":"web",` + good + `}`:                         "vips: is not a list of texts",
+		`{"confirm_timeout":60,` + good + `}`:                 "confirm_timeout: is not a duration from 5s to 24h, such as 5m",
+		`{"confirm_timeout":"1 minute",` + good + `}`:         `confirm_timeout: "1 minute" is not a duration from 5s to 24h, such as 5m`,
+		`{"waves":[{"steps":[{"dpid":1,"stage":"steer"}]}]}`:  "waves[0].steps[0].dpid: is not a text: write it in quotes",
+		`{"waves":[{"steps":[{"dpid":"0000000000000001"}]}]}`: "waves[0].steps[0].stage: is required: one of released, observe, steer, managed",
+		`{"waves":[{"steps":[{"dpid":"0000000000000001","stage":true}]}]}`:    "waves[0].steps[0].stage: is not a text: write it in quotes",
+		`{"waves":[{"steps":[{"endpoint":"unix:/a","stage":"steer"}]}]}`:      "waves[0].steps[0].bridge: is required with endpoint",
+		`{"waves":[{"steps":[{"stage":"steer"}]}]}`:                           "waves[0].steps[0]: needs endpoint and bridge, or dpid: one of the two",
+		`{"waves":[{"steps":[{"endpoint":7,"bridge":"b","stage":"steer"}]}]}`: "waves[0].steps[0].endpoint: is not a text: write it in quotes",
+		`{"probes":[{"type":"arp","adress":"10.0.0.1"}],` + good + `}`:        "probes[0].address: is required; probes[0].adress: unknown field",
+	} {
+		_, err := DecodeDescription("campus", []byte(body))
+		require.EqualError(t, err, "migration: invalid description: "+want, body)
+	}
+	_, err := DecodeDescription("A_b", []byte(`{"name":"A_b",`+good+`}`))
+	require.EqualError(t, err, `migration: invalid description: name: "A_b" must be 1 to 63 of a-z, 0-9 and -, not beginning with -`)
+}
+
 func FuzzDecodeDescription(f *testing.F) {
 	f.Add([]byte(whole))
 	f.Fuzz(func(t *testing.T, body []byte) {

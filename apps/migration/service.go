@@ -280,7 +280,7 @@ func (s *Service) Put(ctx context.Context, d Description, cond Condition, who st
 			r.NextPoint = 1
 		}
 		r.Description = d
-		r.log(AuditEntry{At: s.now(), Who: who, What: "put", Detail: fmt.Sprintf("%d waves, %d steps; %d checks of the plan fail", len(d.Waves), d.steps(), plan.Failed)})
+		r.log(AuditEntry{At: s.now(), Who: who, What: "put", Detail: fmt.Sprintf("waves: %d, steps: %d, checks of the plan that fail: %d", len(d.Waves), d.steps(), plan.Failed)})
 		more[planKey(d.Name)] = encoded
 		return nil
 	})
@@ -342,10 +342,10 @@ func (s *Service) Delete(ctx context.Context, name string, cond Condition, who s
 	return nil
 }
 
-// free says why no run can begin.
-func (s *Service) free(r *record) error {
+// free says why no run of a migration can begin.
+func (s *Service) free(r *record, name string) error {
 	if r.Revision == 0 {
-		return fmt.Errorf("%w: there is no such migration", ErrNotFound)
+		return fmt.Errorf("%w: there is no migration %s", ErrNotFound, name)
 	}
 	if other := s.underWay(); other != nil {
 		return conflict("migration %s is under way (wave %s, %s): one at a time", other.Description.Name, other.Run.Wave, other.state())
@@ -388,7 +388,7 @@ func (s *Service) PlanWave(ctx context.Context, name, wave string) (*Plan, error
 // Apply returns. A *ConflictError says why it cannot begin.
 func (s *Service) Apply(ctx context.Context, name, wave, who string) (Migration, error) {
 	_, err := s.update(ctx, name, func(r *record, _ map[string][]byte) error {
-		if err := s.free(r); err != nil {
+		if err := s.free(r, name); err != nil {
 			return err
 		}
 		if r.state() == StateFailed {
@@ -449,7 +449,7 @@ func (s *Service) Rollback(ctx context.Context, name string, to int, who string)
 			return fmt.Errorf("%w: there is no migration %s", ErrNotFound, name)
 		}
 		if other := s.underWay(); other != nil && other.Description.Name != name {
-			return s.free(r)
+			return s.free(r, name)
 		}
 		reason := "asked for by " + who
 		r.log(AuditEntry{At: s.now(), Who: who, What: "rollback", Detail: checkpointText(to)})

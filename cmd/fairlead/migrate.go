@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,7 +36,9 @@ const followEvery = 200 * time.Millisecond
 // readMigration reads one description and its name, as JSON.
 func readMigration(path string, stdin io.Reader) (name string, body []byte, err error) {
 	var text []byte
+	shown := path
 	if path == "-" {
+		shown = "standard input"
 		text, err = io.ReadAll(stdin)
 	} else {
 		text, err = os.ReadFile(path)
@@ -43,20 +46,31 @@ func readMigration(path string, stdin io.Reader) (name string, body []byte, err 
 	if err != nil {
 		return "", nil, err
 	}
+	wrong := func(format string, args ...any) error {
+		return fmt.Errorf("%s: %w", shown, fmt.Errorf(format, args...))
+	}
 	var docs []json.RawMessage
 	if err := eachYAML(text, func(raw json.RawMessage) error { docs = append(docs, raw); return nil }); err != nil {
-		return "", nil, fmt.Errorf("%s: %w", path, err)
+		return "", nil, wrong("%w", err)
 	}
-	if len(docs) != 1 {
-		return "", nil, fmt.Errorf("%s: there are %d documents in it, where one migration belongs", path, len(docs))
+	if len(docs) == 0 {
+		return "", nil, wrong("it is empty")
 	}
-	var named struct {
-		Name string `json:"name"`
+	if len(docs) > 1 {
+		return "", nil, wrong("there are %d documents in it, where one migration belongs", len(docs))
 	}
-	if err := json.Unmarshal(docs[0], &named); err != nil || named.Name == "" {
-		return "", nil, fmt.Errorf("%s: name: the migration has none", path)
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(docs[0], &fields) != nil {
+		return "", nil, wrong("it is no migration, which has the fields name and waves")
 	}
-	return named.Name, docs[0], nil
+	given, there := fields["name"]
+	switch {
+	case !there || string(given) == "null" || string(given) == `""`:
+		return "", nil, wrong("name: is missing")
+	case json.Unmarshal(given, &name) != nil:
+		return "", nil, wrong("name: %.40s is not a text: write it in quotes", given)
+	}
+	return name, docs[0], nil
 }
 
 func migratePlan() *cobra.Command {
@@ -131,16 +145,15 @@ func planText(w io.Writer, p migration.Plan, verbose bool) {
 			if s.Canary && len(wave.Steps) > 1 {
 				canary = ", the canary"
 			}
-			from := s.From
-			if from == "" {
-				from = "?"
-			}
-			line("  step %d of %d%s: %s: %s -> %s", j+1, len(wave.Steps), canary, s.Target(), from, s.Stage)
+			line("  step %d of %d%s: %s: %s -> %s", j+1, len(wave.Steps), canary, s.Target(), cmp.Or(s.From, "?"), s.Stage)
 			for _, k := range s.Checks {
 				line("    check     %-8s %s: %s", k.State, k.Name, k.Detail)
 			}
 			for _, d := range s.OVSDB {
 				line("    ovsdb     %s", d)
+			}
+			if s.From == "" {
+				continue // it cannot be looked at
 			}
 			f := s.OpenFlow
 			line("    openflow  flows +%d -%d =%d, groups +%d ~%d -%d =%d", f.AddFlows, f.DeleteFlows, f.KeptFlows, f.AddGroups, f.ChangeGroups, f.DeleteGroups, f.KeptGroups)
@@ -172,9 +185,9 @@ func planText(w io.Writer, p migration.Plan, verbose bool) {
 	line("")
 	switch {
 	case p.Failed > 0:
-		line("%d checks fail: a wave with one of them is not applied", p.Failed)
+		line("checks that fail: %d; a wave with one of them is not applied", p.Failed)
 	case p.Warnings > 0:
-		line("no check fails, %d warn", p.Warnings)
+		line("no check fails; warnings: %d", p.Warnings)
 	default:
 		line("all checks hold")
 	}
@@ -230,7 +243,7 @@ func migrateApply() *cobra.Command {
 				return err
 			}
 			if plan.Failed > 0 {
-				return refused(fmt.Errorf("%d checks fail: the wave would not be applied", plan.Failed))
+				return refused(fmt.Errorf("checks that fail: %d; the wave would not be applied", plan.Failed))
 			}
 			return nil
 		}
@@ -296,6 +309,11 @@ func latest(m migration.Migration) (wave string, steps []migration.StepRun) {
 	return "", nil
 }
 
+// untouched says whether none of the steps of a run was begun.
+func untouched(steps []migration.StepRun) bool {
+	return !slices.ContainsFunc(steps, func(st migration.StepRun) bool { return st.State != migration.StepPending })
+}
+
 // tell says what is new.
 func (s story) tell(m migration.Migration) {
 	wave, steps := latest(m)
@@ -312,6 +330,8 @@ func (s story) tell(m migration.Migration) {
 		}
 	}
 	switch {
+	case undoing && untouched(steps):
+		return // what comes next says why it is not begun
 	case undoing && run.Whole:
 		s.say("rolling back to %s: %s", wave, run.Reason)
 	case undoing:
@@ -346,8 +366,10 @@ func (c *client) follow(name string, good ...migration.State) error {
 				return true, err
 			}
 		}
-		wave, _ := latest(m)
+		wave, steps := latest(m)
 		switch {
+		case m.State == migration.StateRolledBack && untouched(steps) && !slices.Contains(good, m.State):
+			return true, refused(fmt.Errorf("wave %s was not begun: %s", wave, m.Reason))
 		case !slices.Contains(good, m.State):
 			return true, refused(fmt.Errorf("wave %s: %s: %s", wave, strings.ReplaceAll(string(m.State), "_", " "), m.Reason))
 		case m.State == migration.StateUnconfirmed:

@@ -109,7 +109,18 @@ func TestMigrateCommands(t *testing.T) {
 		}),
 	}
 	states := s.states
+	refused := of(migration.StateRolledBack, migration.Migration{
+		Last:   &migration.Outcome{Wave: "access", State: migration.StateRolledBack, Steps: []migration.StepRun{{Step: step, State: migration.StepPending}}},
+		Reason: "checks before the wave failed: loops",
+	})
+	s.states = []migration.Migration{of(migration.StateRollingBack, migration.Migration{Run: run(migration.PhaseUndoing, migration.StepPending, refused.Reason), Reason: refused.Reason}), refused}
 	code, out, errs := r.run("migrate", "apply", "campus")
+	require.Equal(t, exitRefused, code)
+	require.NotContains(t, out, "rolling back")
+	require.Equal(t, "fairlead: wave access was not begun: checks before the wave failed: loops\n", errs)
+
+	s.states = states
+	code, out, errs = r.run("migrate", "apply", "campus")
 	require.Equal(t, exitRefused, code)
 	require.Contains(t, out, "rolling back: 10.0.0.9 is silent")
 	require.Equal(t, "fairlead: wave access: rolled back: 10.0.0.9 is silent\n", errs)
@@ -131,12 +142,26 @@ func TestMigrateCommands(t *testing.T) {
 	plan.Failed = 1
 	code, _, errs = r.run("migrate", "apply", "campus", "--dry-run")
 	require.Equal(t, exitRefused, code)
-	require.Contains(t, errs, "1 checks fail")
+	require.Contains(t, errs, "checks that fail: 1")
 
 	require.Contains(t, r.fails(exitUsage, "migrate plan"), "-f FILE is needed")
-	require.Contains(t, r.fails(exitUsage, "migrate plan -f "+r.file("waves: []")), "name")
-	require.Contains(t, r.fails(exitUsage, "migrate plan -f "+r.file("name: a\n---\nname: b\n")), "2 documents")
-	require.Contains(t, r.fails(exitUsage, "migrate plan -f "+r.file("name: a\nname: b\n")), "already defined")
+	for text, want := range map[string]string{
+		"":                                ": it is empty\n",
+		"# nothing yet\n---\n":            ": it is empty\n",
+		"waves: []":                       ": name: is missing\n",
+		"name:\nwaves: []":                ": name: is missing\n",
+		"name: 7\nwaves: []":              ": name: 7 is not a text: write it in quotes\n",
+		"- a":                             ": it is no migration, which has the fields name and waves\n",
+		"name: a\n---\nname: b\n":         ": there are 2 documents in it, where one migration belongs\n",
+		"name: a\nname: b\n":              `: yaml: line 2: mapping key "name" already defined at line 1`,
+		"name: a\nwaves:\n\t- x\n":        ": yaml: line 3: found character that cannot start any token\n",
+		"name: a\nwaves: *w\n":            ": yaml: unknown anchor 'w' referenced\n",
+		"name: a\nwaves: [{1: x}]":        ": waves[0]: 1 is a key that is not a text: write it in quotes\n",
+		"name: a\n1: x":                   ": document: 1 is a key that is not a text: write it in quotes\n",
+		"name: a\nprobes: [{vlan: .nan}]": ": probes[0].vlan: NaN is no number that a field may have\n",
+	} {
+		require.Contains(t, r.fails(exitUsage, "migrate plan -f "+r.file(text)), want, text)
+	}
 	require.Contains(t, r.fails(exitUsage, "migrate rollback campus --to 0"), "to: 0")
 	require.Contains(t, r.fails(exitUsage, "migrate status --watch"), "name the migration")
 }

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -137,13 +140,20 @@ func eachJSON(text []byte, add func(json.RawMessage) error) error {
 func eachYAML(text []byte, add func(json.RawMessage) error) error {
 	for dec := yaml.NewDecoder(bytes.NewReader(text)); ; {
 		var v any
-		if err := dec.Decode(&v); err == io.EOF {
+		err := dec.Decode(&v)
+		several := new(yaml.TypeError)
+		switch {
+		case err == io.EOF:
 			return nil
-		} else if err != nil {
+		case errors.As(err, &several):
+			return errors.New("yaml: " + strings.Join(several.Errors, "; ")) // each has its line
+		case err != nil:
 			return err
-		}
-		if v == nil {
+		case v == nil:
 			continue // nothing between two ---
+		}
+		if err := isJSON(v, ""); err != nil {
+			return err
 		}
 		raw, err := json.Marshal(v)
 		if err != nil {
@@ -153,6 +163,36 @@ func eachYAML(text []byte, add func(json.RawMessage) error) error {
 			return err
 		}
 	}
+}
+
+// isJSON says where in a value of YAML something is that JSON does not have.
+func isJSON(v any, at string) error {
+	inside := func(key string) string { return strings.TrimPrefix(at+"."+key, ".") }
+	switch v := v.(type) {
+	case map[any]any:
+		for key := range v {
+			if _, ok := key.(string); !ok {
+				return fmt.Errorf("%s: %v is a key that is not a text: write it in quotes", cmp.Or(at, "document"), key)
+			}
+		}
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			if err := isJSON(v[key], inside(key)); err != nil {
+				return err
+			}
+		}
+	case []any:
+		for i, one := range v {
+			if err := isJSON(one, fmt.Sprintf("%s[%d]", at, i)); err != nil {
+				return err
+			}
+		}
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("%s: %v is no number that a field may have", cmp.Or(at, "document"), v)
+		}
+	}
+	return nil
 }
 
 // splitDocument takes one document apart into VIPs.
