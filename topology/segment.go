@@ -177,6 +177,19 @@ func (g *Graph) Bury(id DPID, p Place, now time.Time) []Event {
 	return g.changed(evs)
 }
 
+// Part says that two ports do not hear each other over bridges any more.
+func (g *Graph) Part(a, b Place, now time.Time) []Event {
+	g.tick(now)
+	if a.Compare(b) > 0 {
+		a, b = b, a
+	}
+	if _, known := g.bridged[ends{a, b}]; !known {
+		return nil
+	}
+	g.bridged[ends{a, b}] = g.now
+	return g.changed(g.apart())
+}
+
 // apart forgets what was heard over bridges too long ago. Hosts behind a port that is on
 // no segment any more are to be found again: they may be behind the one beside it.
 func (g *Graph) apart() []Event {

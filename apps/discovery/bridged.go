@@ -30,9 +30,9 @@ const (
 	// circle was found in.
 	suspectEvery = 100 * time.Millisecond
 	taggedFor    = 10 * time.Second
-	// partedFor is how long it is remembered that two ports were on one segment. Each
-	// time that they are found so again within it, they are believed for twice as long
-	// without a probe, up to holdMost.
+	// partedFor is how long it is remembered that two ports were on one segment, until they
+	// did not hear each other. Each time but the first that they are found so again within
+	// it, they are believed for twice as long without a probe, up to holdMost.
 	partedFor = time.Minute
 	holdMost  = time.Minute
 	// maxParted bounds the pairs remembered.
@@ -42,7 +42,9 @@ const (
 // bridgedProber is the sending end of a port's probes over bridges.
 type bridgedProber struct {
 	next      time.Time
-	begun     bool // the first was due
+	begun     bool   // the first was due
+	asked     uint64 // the number of the last question (silence.go)
+	copied    bool   // which was sent for certain
 	rounds    int
 	suspected time.Time // when last
 	vlan      uint16    // that is probed too, until then
@@ -112,7 +114,7 @@ func (a *App) stretched(every time.Duration) time.Duration {
 // hold is how long two ports that were found to be on one segment again so often are
 // believed to be without a probe.
 func (a *App) hold(again int) time.Duration {
-	return min(bridgedLost*a.stretched(segmentEvery)<<min(again, 8), max(holdMost, bridgedLost*a.stretched(segmentEvery)))
+	return min(bridgedLost*a.stretched(segmentEvery)<<min(max(again-1, 0), 8), max(holdMost, bridgedLost*a.stretched(segmentEvery)))
 }
 
 func (a *App) probeBridge(c *controller.Context, at topology.Place, p *prober, kind probeKind) {
@@ -142,6 +144,7 @@ func (a *App) hearBridged(c *controller.Context, from, at topology.Place, f pack
 			}
 		}
 	}
+	a.silences.hears(from, at, c.Now)
 	again := 0
 	if parted, ok := a.parted[pairOf(from, at)]; ok {
 		again = parted.again
@@ -163,7 +166,7 @@ func (a *App) segmentChanged(c *controller.Context, e topology.SegmentChanged) {
 				delete(a.parted, k)
 			}
 		}
-		if len(a.parted) < maxParted {
+		if len(a.parted) < maxParted && isUp(c, e.A) && isUp(c, e.B) {
 			a.parted[key] = parting{c.Now, parted.again}
 		}
 		return

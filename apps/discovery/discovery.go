@@ -49,6 +49,7 @@ type App struct {
 
 	wakes     time.Time // when the app is to be woken next
 	parted    map[pair]parting
+	silences  silences
 	echoes    map[topology.Place]*echo // by blocked port
 	copies    copies
 	answering map[topology.DPID]bool   // switches that send probes back by themselves
@@ -85,7 +86,7 @@ type prober struct {
 func New(key []byte, random io.Reader, store func(context.Context, []byte) error) *App {
 	return &App{
 		key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]half{},
-		parted: map[pair]parting{}, echoes: map[topology.Place]*echo{}, copies: copies{frames: map[uint64]*copied{}},
+		parted: map[pair]parting{}, silences: silences{pairs: map[pair]*hearing{}}, echoes: map[topology.Place]*echo{}, copies: copies{frames: map[uint64]*copied{}},
 		answering: map[topology.DPID]bool{}, doubts: map[topology.DPID]*doubt{},
 		claims: map[claimKey]*claim{}, gone: map[topology.HostKey]departure{},
 		peers: map[topology.Place]topology.Place{}, pasts: map[topology.Place]*past{}, suspicions: map[topology.Place]suspicion{},
@@ -252,6 +253,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 			}
 		}
 		a.probeBridges(c)
+		a.askSilent(c)
 		a.sendEchoes(c)
 		a.ask(c)
 		a.settleClaims(c)
@@ -353,6 +355,8 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		case !ok:
 		case kind == probeAlive:
 			a.told(c, from, at, f.Ethernet())
+		case kind == probeSegment && ofproto.Port(at.Port) == ofproto.PortController:
+			a.hearCopy(from, seq)
 		case kind == probeSegment:
 			if f.Ethernet().Dst == bridgedMulticast {
 				a.hearSmall(from, at)
