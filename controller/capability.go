@@ -80,8 +80,11 @@ type Capabilities struct {
 	NDAnswers bool
 	// Hashing says that entries can hash the source into a register, which entries of
 	// later tables match.
-	Hashing  bool
-	TCPFlags bool // flags of TCP can be matched
+	Hashing bool
+	// Resubmits says that actions can look a packet up in a later table, which matches a
+	// register and sends to the port in it.
+	Resubmits bool
+	TCPFlags  bool // flags of TCP can be matched
 	// ConnTrack says that the switch tracks connections and translates their addresses,
 	// in buckets too, and has the tables for it.
 	ConnTrack bool
@@ -126,7 +129,7 @@ func capabilitiesOf(features *ofproto.FeaturesReply, desc ofproto.Desc, groups o
 		Normal: true, NormalInBuckets: true,
 		BucketSet: allLayers, FlowSet: allLayers,
 		AddressMasks: true, IPv6Masks: true, PortMasks: ovs, NDAnswers: ovs,
-		Hashing: ovs && features.Tables > uint8(TableBack), TCPFlags: ovs, ConnTrack: ovs && features.Tables > uint8(TableBack),
+		Hashing: ovs && features.Tables > uint8(TableOut), Resubmits: ovs && features.Tables > uint8(TableOut), TCPFlags: ovs, ConnTrack: ovs && features.Tables > uint8(TableOut),
 		Holds: true,
 	}
 }
@@ -378,7 +381,17 @@ func probesOf(port ofproto.Port, declared Capabilities) []probe {
 			ofproto.NAT{Flags: ofproto.NATSrc, IPMin: probeAddress(0).Addr(), PortMin: 1024, PortMax: 61439},
 			ofproto.Move{Src: ofproto.FieldNXMEthSrc, Dst: ofproto.FieldNXMCTLabel, Bits: 48},
 		}}), ofproto.NXMCTState(ofproto.CTTracked|ofproto.CTNew, ofproto.CTTracked|ofproto.CTNew))
-		flow("sending to the port in a register", TableBack, lacks, apply(ofproto.OutputReg{Src: ofproto.FieldNXMReg2, Bits: 16}))
+	}
+	if declared.Resubmits {
+		lacks := func(c *Capabilities) { c.Resubmits, c.ConnTrack = false, false }
+		flow("lookups in a later table", TableVIP, lacks, apply(
+			ofproto.SetField{Field: ofproto.Field{Type: ofproto.FieldNXMReg0 + RegPort, Value: make([]byte, 4)}},
+			ofproto.Resubmit{InPort: ofproto.PortInPort, Table: TableOut},
+		))
+		entry("sending to the port in a register", TableOut, lacks, apply(
+			ofproto.Move{Src: ofproto.FieldNXMReg0 + RegMAC, Dst: ofproto.FieldNXMEthSrc, Bits: 24},
+			ofproto.OutputReg{Src: ofproto.FieldNXMReg0 + RegPort, Bits: 16},
+		), ofproto.InPort(port), ofproto.NXMReg(RegPort, uint32(port), 0xffff))
 	}
 	flow("Nicira's actions", 0, func(c *Capabilities) { c.Nicira = false }, apply(
 		ofproto.Move{Src: ofproto.FieldEthSrc, Dst: ofproto.FieldEthDst, Bits: 48},

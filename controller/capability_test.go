@@ -28,7 +28,7 @@ var everything = controller.Capabilities{
 	Tables: 254, Nicira: true, Bundles: true, Select: true, FastFailover: true, AllGroups: true,
 	Chaining: true, WatchPort: true, WatchGroup: true, MaxBuckets: 256, Normal: true, NormalInBuckets: true,
 	BucketSet: allLayers, FlowSet: allLayers,
-	AddressMasks: true, IPv6Masks: true, PortMasks: true, NDAnswers: true, Hashing: true, TCPFlags: true, Holds: true, Probed: true,
+	AddressMasks: true, IPv6Masks: true, PortMasks: true, NDAnswers: true, Hashing: true, Resubmits: true, TCPFlags: true, Holds: true, Probed: true,
 }
 
 // capabilities are those of switch 1 without what everything leaves out.
@@ -57,8 +57,8 @@ func TestCapabilitiesAreProbed(t *testing.T) {
 	}{
 		"Open vSwitch": {simswitch.Options{}, func(*caps) {}},
 		"reordering":   {simswitch.Options{Reorder: 7}, func(*caps) {}},
-		"one table":    {simswitch.Options{Tables: 1}, func(c *caps) { c.Tables, c.Hashing = 1, false }},
-		"three tables": {simswitch.Options{Tables: 3}, func(c *caps) { c.Tables, c.Hashing = 3, false }},
+		"one table":    {simswitch.Options{Tables: 1}, func(c *caps) { c.Tables, c.Hashing, c.Resubmits = 1, false, false }},
+		"three tables": {simswitch.Options{Tables: 3}, func(c *caps) { c.Tables, c.Hashing, c.Resubmits = 3, false, false }},
 		"no groups":    {simswitch.Options{NoGroups: true}, noGroups},
 		"no select": {simswitch.Options{NoSelect: true}, func(c *caps) {
 			noGroups(c)
@@ -78,10 +78,10 @@ func TestCapabilitiesAreProbed(t *testing.T) {
 		"no bundles":                  {simswitch.Options{NoBundles: true}, func(c *caps) { c.Bundles = false }},
 		"no meters":                   {simswitch.Options{NoMeters: true}, func(*caps) {}},
 		"strict": {simswitch.Options{NoNicira: true}, func(c *caps) {
-			c.Nicira, c.PortMasks, c.NDAnswers, c.Hashing, c.TCPFlags = false, false, false, false, false
+			c.Nicira, c.PortMasks, c.NDAnswers, c.Hashing, c.Resubmits, c.TCPFlags = false, false, false, false, false, false
 		}},
 		"no masks": {simswitch.Options{NoNicira: true, NoMasks: true}, func(c *caps) {
-			c.Hashing, c.TCPFlags = false, false
+			c.Hashing, c.Resubmits, c.TCPFlags = false, false, false
 			c.Nicira, c.PortMasks, c.AddressMasks, c.IPv6Masks, c.NDAnswers = false, false, false, false, false
 		}},
 		"no IPv6 set": {simswitch.Options{NoSet: []ofproto.FieldType{ofproto.FieldIPv6Dst}}, func(c *caps) {

@@ -39,13 +39,14 @@ const (
 	TableDestination ofproto.Table = 3
 )
 
-// The tables of what only Open vSwitch has: registers and connection tracking.
+// The tables of what only Open vSwitch has: registers, connection tracking and packets
+// that groups look up again.
 const (
 	TableTracked ofproto.Table = 4
 	TableSlot    ofproto.Table = 5
 	TableMember  ofproto.Table = 6
 	TableReturn  ofproto.Table = 7
-	TableBack    ofproto.Table = 8
+	TableOut     ofproto.Table = 8
 )
 
 // Registers, and what they hold.
@@ -54,6 +55,7 @@ const (
 	RegListener = 1 // the group id of the listener
 	RegPort     = 2 // a port to send to
 	RegAnswer   = 3 // 1: the answer to a neighbour solicitation in the making
+	RegMAC      = 4 // the lower half of the MAC of the VIP that the packet is for
 )
 
 // Zones of connection tracking: one for destinations that were changed, and one for
@@ -102,6 +104,7 @@ const (
 
 	PrioProbeReply uint16 = 400 // vip: replies to health monitors; ingress where that is all
 	PrioVIPChosen  uint16 = 350 // vip: what is on its way to a member, or back, already
+	PrioVIPBack    uint16 = 320 // vip: listeners, from ports that packets may have to leave by again
 	PrioVIPLimit   uint16 = 310 // vip: new connections of a listener that bounds them
 	PrioVIPForward uint16 = 300 // vip: listeners
 	PrioVIPRelated uint16 = 210 // vip: ICMP errors about connections
@@ -127,8 +130,9 @@ const (
 	PrioMember        uint16 = 100 // member: to the member of a connection
 	PrioMemberRelated uint16 = 50  // member: ICMP errors
 
-	PrioReturn uint16 = 100 // return
-	PrioBack   uint16 = 100 // back
+	PrioReturn  uint16 = 100 // return
+	PrioOutBack uint16 = 200 // out: by the port that the packet came in by
+	PrioOut     uint16 = 100 // out
 )
 
 // Pipeline is the declared layout of the tables of every switch that Fairlead
@@ -192,11 +196,13 @@ var Pipeline = &flowtable.Pipeline{
 				ofproto.FieldTCPSrc, ofproto.FieldTCPDst, ofproto.FieldUDPSrc, ofproto.FieldUDPDst,
 				ofproto.FieldVLANVID, ofproto.FieldIPv6Src, ofproto.FieldIPv6Dst, ofproto.FieldSCTPSrc, ofproto.FieldSCTPDst,
 				ofproto.FieldICMPv4Type, ofproto.FieldICMPv4Code, ofproto.FieldICMPv6Type, ofproto.FieldICMPv6Code,
-				ofproto.FieldEthDst, ofproto.FieldONFTCPFlags, ofproto.FieldNXMIPFrag, ofproto.FieldIPv6NDTarget, ofproto.FieldNXMReg0 + RegAnswer},
+				ofproto.FieldInPort, ofproto.FieldEthDst, ofproto.FieldONFTCPFlags, ofproto.FieldNXMIPFrag, ofproto.FieldIPv6NDTarget, ofproto.FieldNXMReg0 + RegAnswer},
 			Next: []ofproto.Table{TableDestination, TableTracked, TableSlot, TableMember},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioProbeReply, App: AppHealth, Stages: "steer, managed", Match: "reply of a member to a health monitor", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPChosen, App: AppBalancer, Stages: "steer, managed", Match: "dsr: VIP address, to a member's MAC; conntrack: from a member to the VIP, from a VIP's MAC to a member", Does: "dsr: on to destination; conntrack: translated back by way of return; on to member"},
+				{Priority: PrioVIPBack + PrioVIPLimit - PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "as the next, and the first packet of a TCP connection", Does: "as the next, by way of the listener's meter"},
+				{Priority: PrioVIPBack, App: AppBalancer, Stages: "steer, managed", Match: "without table out: as the one but next, from a port that a member and others are behind; one entry a slot", Does: "to a member there: source becomes the VIP's MAC, back out of the port; to the slot's member"},
 				{Priority: PrioVIPLimit, App: AppBalancer, Stages: "steer, managed", Match: "as the next, and the first packet of a TCP connection", Does: "as the next, and counts new connections; by way of the listener's meter where it bounds them"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "VIP address, protocol and port; for UDP one entry a slot, on bits of source address and port", Does: "TCP: the listener's select group; UDP: the group of the slot's member; persistence: on to slot by a hash of the source; conntrack: looked up, on to tracked. Without a member: drop"},
 				{Priority: PrioVIPForward, App: AppBalancer, Stages: "steer, managed", Match: "neighbour advertisement that ingress made of a solicitation for a VIP", Does: "gets the VIP's MAC; sent back"},
@@ -260,14 +266,16 @@ var Pipeline = &flowtable.Pipeline{
 			Match: []ofproto.FieldType{ofproto.FieldEthType, ofproto.FieldIPProto, ofproto.FieldIPv4Src, ofproto.FieldIPv6Src,
 				ofproto.FieldTCPSrc, ofproto.FieldUDPSrc, ofproto.FieldSCTPSrc, ofproto.FieldNXMCTState},
 			Rows: []flowtable.RowSpec{
-				{Priority: PrioReturn, App: AppBalancer, Stages: "steer, managed", Match: "reply of a connection; a member's address, protocol and port", Does: "to the client's MAC, source translated to the VIP's; managed: on to destination; steer: on to back"},
+				{Priority: PrioReturn, App: AppBalancer, Stages: "steer, managed", Match: "reply of a connection; a member's address, protocol and port", Does: "to the client's MAC, source translated to the VIP's; managed: on to destination; steer: on to out"},
 			},
 		},
 		{
-			ID: TableBack, Name: "back", Extension: true,
-			Purpose: "Mode conntrack: sends a packet out of the port that the client's packets came in by. Used in stage steer only.",
+			ID: TableOut, Name: "out", Extension: true,
+			Purpose: "Sends a packet to a member out of the port that the member's group has put into a register; and mode conntrack, in stage steer, replies out of the port that the client's packets came in by.",
+			Match:   []ofproto.FieldType{ofproto.FieldInPort, ofproto.FieldNXMReg2},
 			Rows: []flowtable.RowSpec{
-				{Priority: PrioBack, App: AppBalancer, Stages: "steer", Match: "everything", Does: "out of the port in the register"},
+				{Priority: PrioOutBack, App: AppBalancer, Stages: "steer, managed", Match: "port; the same port in the register", Does: "source becomes the VIP's MAC; back out of the port"},
+				{Priority: PrioOut, App: AppBalancer, Stages: "steer, managed", Match: "everything else", Does: "out of the port in the register"},
 			},
 		},
 	},

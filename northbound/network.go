@@ -129,6 +129,7 @@ type CapabilitiesView struct {
 	PortMasks       bool          `json:"port_masks"`        // and of a port
 	NDAnswers       bool          `json:"nd_answers"`        // entries can answer neighbour solicitations
 	Hashing         bool          `json:"hashing"`           // entries can hash the source of a packet into a register
+	Resubmits       bool          `json:"resubmits"`         // actions can look a packet up in a later table
 	TCPFlags        bool          `json:"tcp_flags"`         // flags of TCP can be matched
 	ConnTrack       bool          `json:"conn_track"`        // the switch tracks connections
 	Holds           bool          `json:"holds"`             // the switch holds the flow entries that it accepts

@@ -19,20 +19,25 @@ const maxEntries = 4096
 // them, with more fields, and do ins. New connections of TCP are told apart, to be
 // counted (stats.go); those of a listener that bounds them pass its meter.
 func (in vipInput) admit(p *flowtable.Part, l ListenerRecord, ch choice, ins []ofproto.Instruction, more ...ofproto.Field) {
+	in.admitAt(controller.PrioVIPForward, p, l, ch, ins, more...)
+}
+
+// admitAt does so at a priority.
+func (in vipInput) admitAt(priority uint16, p *flowtable.Part, l ListenerRecord, ch choice, ins []ofproto.Instruction, more ...ofproto.Field) {
 	for _, match := range in.forwardMatches(l) {
 		match, ok := meet(match, more)
 		if !ok {
 			continue
 		}
 		p.Flows = append(p.Flows, flowtable.Flow{
-			Table: controller.TableVIP, Priority: controller.PrioVIPForward,
+			Table: controller.TableVIP, Priority: priority,
 			Match: ofproto.NewMatch(match...), Instructions: ins,
 		})
 		if !ch.limited && !ch.counted {
 			continue
 		}
 		first := flowtable.Flow{
-			Table: controller.TableVIP, Priority: controller.PrioVIPLimit,
+			Table: controller.TableVIP, Priority: priority + controller.PrioVIPLimit - controller.PrioVIPForward,
 			Match: ofproto.NewMatch(append(match, synField())...), Instructions: ins,
 		}
 		id := controller.GroupMeter(l.Group)

@@ -65,6 +65,7 @@ type App struct {
 	bypasses  map[netip.Addr]bypass                        // of members in mode nat
 	bypassing bool                                         // they are to be looked for
 	bypassAt  time.Time                                    // when they were last
+	shared    map[ofproto.DPID][]ofproto.Port              // by sharedPorts, of switches that have any
 }
 
 // vip is one VIP. A deleted one stays, without a record, until the switches have
@@ -147,6 +148,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		leaving:    map[ofproto.DPID]bool{},
 		guests:     map[topology.Place]map[topology.HostKey]bool{},
 		bypasses:   map[netip.Addr]bypass{},
+		shared:     map[ofproto.DPID][]ofproto.Port{},
 		observing:  map[topology.DPID]bool{},
 		dark:       map[topology.DPID]topology.DPID{},
 		outlets:    map[ofproto.DPID][]topology.Outlet{},
@@ -179,7 +181,7 @@ func (a *App) Parts(c *controller.Context, sw *controller.Switch) []string {
 	for addr := range a.byAddress {
 		parts = append(parts, partAddress+addr.String(), partICMP+addr.String())
 	}
-	return append(append(parts, partErrors+"4", partErrors+"6"), a.trackedParts()...)
+	return append(append(parts, partOut, partErrors+"4", partErrors+"6"), a.trackedParts()...)
 }
 
 // Handle implements controller.App.
@@ -214,6 +216,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.askSooner(c)
 	case controller.SwitchDown:
 		delete(a.outlets, e.DPID)
+		delete(a.shared, e.DPID)
 		a.forgetAnswers(e.DPID)
 		a.darken(c)
 		_, known := c.Graph.Snapshot().Switch(topology.DPID(e.DPID))
@@ -257,6 +260,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 	case topology.PortChanged:
 		// A host that is pinned stays in the graph while its port is down.
 		a.relocate(c, maps.Keys(maps.Clone(a.at[e.Place])))
+		c.Dirty(ofproto.DPID(e.Place.DPID), partOut)
 		a.listen(c)
 	case topology.PortSettled:
 		a.relocate(c, maps.Keys(maps.Clone(a.at[e.Place])))
@@ -304,6 +308,9 @@ func (a *App) change(c *controller.Context, e Change) {
 		carryOwners(old, v)
 	}
 	a.index(v)
+	if a.families[false]+a.families[true] < 2 { // the first, or the last
+		a.dirtyOut(c)
+	}
 	if old != nil {
 		v.startHealth(old.health, c.Now)
 	} else {
@@ -500,8 +507,12 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 		a.appliedAddress(c, netip.MustParseAddr(name), e)
 		return
 	}
-	if e.Part == partTracking {
-		a.appliedAddress(c, netip.Addr{}, e)
+	switch e.Part {
+	case partTracking:
+		a.appliedAddress(c, refusedTracking, e)
+		return
+	case partOut:
+		a.appliedAddress(c, refusedOut, e)
 		return
 	}
 	name, ok := strings.CutPrefix(e.Part, partVIP)
@@ -621,8 +632,11 @@ func (a *App) ack(v *vip, dpid ofproto.DPID) (k ack, ok bool) {
 	k = v.acks[dpid]
 	if v.rec != nil && k.err == nil {
 		k.err = a.refused[v.rec.VIP.Address][dpid]
+		if k.err == nil && len(a.refused) > 0 {
+			k.err = a.refused[refusedOut][dpid]
+		}
 		if v.rec.VIP.Mode == ModeConntrack && len(a.refused) > 0 && k.err == nil {
-			k.err = a.refusedTracking(v.rec, dpid)
+			k.err = a.refusesTracking(v.rec, dpid)
 		}
 	}
 	_, ok = v.acks[dpid]
@@ -838,8 +852,11 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	if name, ok := strings.CutPrefix(part, partVIP); ok {
 		return a.compileVIP(c, sw, a.vips[name])
 	}
-	if part == partTracking {
+	switch part {
+	case partTracking:
 		return a.compileTracking(sw)
+	case partOut:
+		return a.compileOut(sw)
 	}
 	if name, ok := strings.CutPrefix(part, partMember); ok {
 		return a.compileTrackedMember(c, sw, netip.MustParseAddr(name))
@@ -924,7 +941,7 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 		rec: v.rec, owners: slices.Clone(v.owners), standings: v.standings,
 		stage: sw.Stage, caps: sw.Capabilities,
 		targets: map[netip.Addr]target{}, floor: v.floors[sw.DPID],
-		now: c.Now,
+		now: c.Now, shared: a.shared[sw.DPID],
 	}
 	if v.rec.VIP.Mode == ModeConntrack && sw.Stage == controller.StageSteer {
 		in.alone = true

@@ -32,7 +32,7 @@ var switchKinds = []struct {
 }{
 	{"Open vSwitch", everyCapability()},
 	{"OpenFlow 1.3", without(func(c *controller.Capabilities) {
-		c.Nicira, c.PortMasks, c.NDAnswers, c.Hashing, c.TCPFlags, c.ConnTrack = false, false, false, false, false, false
+		c.Nicira, c.PortMasks, c.NDAnswers, c.Hashing, c.Resubmits, c.TCPFlags, c.ConnTrack = false, false, false, false, false, false, false
 	})},
 	{"OpenFlow 1.3, one table, no groups, masks of prefixes", without(func(c *controller.Capabilities) {
 		*c = controller.Capabilities{Tables: 1, Normal: true, FlowSet: c.FlowSet, Holds: true, Probed: true}
@@ -45,7 +45,7 @@ func everyCapability() controller.Capabilities {
 		Tables: 254, Nicira: true, Bundles: true, Select: true, FastFailover: true, AllGroups: true, Chaining: true, WatchPort: true,
 		WatchGroup: true, MaxGroups: 1 << 20, MaxBuckets: 256, Meters: 1 << 18, MeteredCopies: true, Normal: true, NormalInBuckets: true,
 		BucketSet: all, FlowSet: all, AddressMasks: true, IPv6Masks: true, PortMasks: true, NDAnswers: true,
-		Hashing: true, TCPFlags: true, ConnTrack: true, Holds: true, Probed: true,
+		Hashing: true, Resubmits: true, TCPFlags: true, ConnTrack: true, Holds: true, Probed: true,
 	}
 }
 

@@ -23,11 +23,15 @@ type bypass struct {
 	clients int    // hosts that are no members
 	one     string // of them
 	all     bool   // no client can be anywhere else
+	joint   bool   // several ports lead to where the member is
 }
 
 // reason says what is wrong, and what to do; empty where nothing is.
 func (b bypass) reason(member netip.Addr) string {
-	const remedy = "does not cross an OpenFlow switch: use dsr or conntrack with source_nat"
+	remedy := "does not cross an OpenFlow switch: use dsr or conntrack"
+	if b.joint { // it may come to another switch than the one that has the connection
+		remedy = "does not cross an OpenFlow switch: use dsr"
+	}
 	switch {
 	case b.all:
 		return fmt.Sprintf("reply of %s %s", member, remedy)
@@ -45,12 +49,23 @@ func (a *App) seeGuest(c *controller.Context, h topology.Host, from topology.Pla
 		remove(a.guests, from, h.Key())
 	}
 	add(a.guests, h.Place, h.Key())
+	a.guestsAt(c, from, h.Place)
 	a.bypassDue(c)
 }
 
 func (a *App) loseGuest(c *controller.Context, h topology.Host) {
 	remove(a.guests, h.Place, h.Key())
+	a.guestsAt(c, h.Place)
 	a.bypassDue(c)
+}
+
+// guestsAt follows places where hosts have come or gone.
+func (a *App) guestsAt(c *controller.Context, places ...topology.Place) {
+	for _, p := range places {
+		if sw := c.Switch(ofproto.DPID(p.DPID)); sw != nil && !byOut(sw.Capabilities) {
+			a.share(c, sw)
+		}
+	}
 }
 
 // bypassDue has bypasses looked for.
@@ -142,6 +157,7 @@ func (a *App) bypassAround(c *controller.Context, around []topology.Place, l *lo
 	if b.clients == 0 {
 		return b
 	}
+	b.joint = len(around) > 1
 	b.one = first.String()
 	if h, ok := snap.Host(first.MAC, first.VLAN); ok && len(h.IPs) > 0 {
 		b.one = h.IPs[0].String()

@@ -32,6 +32,9 @@ type vipInput struct {
 	floor     floor
 	now       time.Time
 	alone     bool // no other switch serves VIPs
+	// shared are the ports that clients may be behind beside a member, where the switch has
+	// no table out.
+	shared []ofproto.Port
 }
 
 // compile makes the flows and groups of a VIP in a switch (docs/architecture.md,
@@ -110,6 +113,7 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 		in.empty(p, l)
 		return
 	}
+	in.sendBack(p, l, ch, byIndex)
 	if ch.method == MethodSelector {
 		if ch.lookup {
 			in.admit(p, l, ch, in.lookup(l, len(owners)))
@@ -123,11 +127,13 @@ func (in vipInput) forward(p *flowtable.Part, l ListenerRecord, ch choice) {
 			}
 			ins := of[id]
 			if ins == nil {
-				actions := []ofproto.Action{ofproto.Group{ID: m.Group}}
+				actions := append([]ofproto.Action{ofproto.Group{ID: m.Group}}, in.learn()...)
 				if ch.level != levelChained {
-					actions = in.actions(l, m, in.caps.Normal)
+					// A group works on a copy of the packet, actions change it: the client is
+					// learned first.
+					actions = append(in.learn(), in.actions(l, m, in.caps.Normal)...)
 				}
-				ins = applied(append(actions, in.learn()...)...)
+				ins = applied(actions...)
 				of[id] = ins
 			}
 			if ch.lookup {

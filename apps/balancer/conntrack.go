@@ -187,7 +187,7 @@ func drainEnd(p Pool, m MemberRecord) time.Time {
 // can.
 func (in vipInput) untracked(l ListenerRecord, owners []uint16) string {
 	caps := in.caps
-	if !caps.ConnTrack || !caps.Hashing || caps.OneTable() || !caps.Select || !caps.FastFailover || !caps.Chaining || !caps.WatchGroup {
+	if !caps.ConnTrack || !caps.Hashing || !byOut(caps) || !caps.Select || !caps.FastFailover || !caps.Chaining || !caps.WatchGroup {
 		return "mode conntrack needs Open vSwitch with connection tracking: use nat or dsr"
 	}
 	if in.floor.level > levelChained {
@@ -213,19 +213,12 @@ func (in vipInput) untracked(l ListenerRecord, owners []uint16) string {
 }
 
 // compileTracking is what a switch does in mode conntrack for all VIPs.
-func compileTracking(stage controller.Stage) flowtable.Part {
+func compileTracking() flowtable.Part {
 	invalid := ofproto.CTInvalid | ofproto.CTTracked
-	p := flowtable.Part{Class: flowtable.ClassService, Flows: []flowtable.Flow{
+	return flowtable.Part{Class: flowtable.ClassService, Flows: []flowtable.Flow{
 		{Table: controller.TableTracked, Priority: controller.PrioInvalid, Match: ofproto.NewMatch(ofproto.NXMCTState(invalid, invalid))},
 		{Table: controller.TableTracked, Priority: controller.PrioKnown, Instructions: []ofproto.Instruction{ofproto.GotoTable{Table: controller.TableMember}}},
 	}}
-	if stage == controller.StageSteer {
-		p.Flows = append(p.Flows, flowtable.Flow{
-			Table: controller.TableBack, Priority: controller.PrioBack,
-			Instructions: applied(ofproto.OutputReg{Src: ofproto.FieldNXMReg0 + controller.RegPort, Bits: labelPortBits}),
-		})
-	}
-	return p
 }
 
 // icmpErrors match the ICMP messages that quote a packet they are about.
@@ -338,7 +331,7 @@ func (in vipInput) returned(flow func(ofproto.Table, uint16, []ofproto.Instructi
 	actions := []ofproto.Action{ofproto.Move{Src: ofproto.FieldNXMCTLabel, Dst: ofproto.FieldNXMEthDst, Bits: 48}}
 	next := controller.TableDestination
 	if in.stage == controller.StageSteer {
-		next = controller.TableBack
+		next = controller.TableOut
 		actions = append(actions, ofproto.Move{
 			Src: ofproto.FieldNXMCTLabel, SrcOffset: labelPort, Dst: ofproto.FieldNXMReg0 + controller.RegPort, Bits: labelPortBits,
 		})

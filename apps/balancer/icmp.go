@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fairlead/fairlead/controller"
@@ -80,7 +81,7 @@ func (a *App) icmp(c *controller.Context, e controller.PacketIn, f packet.Frame)
 	_, dst, _ := f.Addrs()
 	if q, ok := f.Quote(); ok {
 		if len(a.byAddress[dst]) > 0 {
-			a.errorToMembers(c, f, q)
+			a.errorToMembers(c, e, f, q)
 		} else {
 			a.errorToClient(c, e, f, q)
 		}
@@ -99,7 +100,7 @@ func (a *App) icmp(c *controller.Context, e controller.PacketIn, f packet.Frame)
 // errorToMembers gives the members of a listener an error about a packet that one of
 // them sent. Which of them the switches' hash knows; a host drops an error about a
 // connection that it does not have.
-func (a *App) errorToMembers(c *controller.Context, f packet.Frame, q packet.Quote) {
+func (a *App) errorToMembers(c *controller.Context, e controller.PacketIn, f packet.Frame, q packet.Quote) {
 	v, i := a.listenerOf(q.Src.Addr(), vlanOf(f), protocolOf(q.Proto), q.Src.Port())
 	if v == nil {
 		return
@@ -117,6 +118,9 @@ func (a *App) errorToMembers(c *controller.Context, f packet.Frame, q packet.Quo
 			return
 		}
 		r := packet.Readdress{DstMAC: at.mac, Tags: tags(at.vlan)}
+		if slices.Contains(a.regions(c).Around(at.place), topology.Place{DPID: topology.DPID(e.DPID), Port: topology.Port(e.InPort)}) {
+			r.SrcMAC = v.rec.VIP.MAC // it goes back where it came from: see out.go
+		}
 		if v.rec.VIP.Mode != ModeDSR {
 			port := m.Key.Port()
 			if !v.rec.VIP.Listeners[i].ports().single() {

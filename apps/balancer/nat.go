@@ -42,6 +42,9 @@ func (in vipInput) deliver(t target, normal bool) []ofproto.Action {
 	if in.rec.VIP.VLAN != 0 && t.vlan == 0 {
 		as = append(as, ofproto.PopVLAN{}) // behind an access port; NORMAL does it by itself
 	}
+	if byOut(in.caps) {
+		return append(as, sendOut(in.rec.VIP.MAC, t.port)...)
+	}
 	if in.caps.Nicira {
 		// A switch does not send a packet back out of the port it came in by, which a
 		// client and a member behind one port need. Open vSwitch forgets the port when

@@ -497,7 +497,7 @@ func (l *bookListener) deliversTo(ins []ofproto.Instruction) ofproto.GroupID {
 			switch a := a.(type) {
 			case ofproto.Group:
 				return 0
-			case ofproto.Output:
+			case ofproto.Output, ofproto.Resubmit:
 				sends = true
 			case ofproto.SetField:
 				switch f := a.Field; f.Type {

@@ -63,8 +63,7 @@ func (a *App) compileTracking(sw *controller.Switch) controller.Source {
 	if len(a.tracked) == 0 || !serves(sw) || !sw.Capabilities.ConnTrack {
 		return controller.Source{}
 	}
-	stage := sw.Stage
-	return controller.Source{Class: flowtable.ClassService, Build: func() flowtable.Part { return compileTracking(stage) }}
+	return controller.Source{Class: flowtable.ClassService, Build: compileTracking}
 }
 
 func (a *App) compileTrackedMember(c *controller.Context, sw *controller.Switch, addr netip.Addr) controller.Source {
@@ -131,10 +130,10 @@ func (a *App) cut(c *controller.Context) {
 // called on the core loop.
 func (a *App) Virtual(addr netip.Addr) bool { return len(a.byAddress[addr]) > 0 }
 
-// refusedTracking is why a switch did not take what a record in mode conntrack needs
+// refusesTracking is why a switch did not take what a record in mode conntrack needs
 // besides its own part.
-func (a *App) refusedTracking(rec *Record, dpid ofproto.DPID) error {
-	if err := a.refused[netip.Addr{}][dpid]; err != nil {
+func (a *App) refusesTracking(rec *Record, dpid ofproto.DPID) error {
+	if err := a.refused[refusedTracking][dpid]; err != nil {
 		return err
 	}
 	for _, l := range rec.Listeners {

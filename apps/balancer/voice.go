@@ -119,6 +119,7 @@ func (a *App) hear(c *controller.Context) {
 			delete(a.outlets, sw.DPID)
 			continue
 		}
+		a.share(c, sw)
 		now := regions.Outlets(topology.DPID(sw.DPID))
 		was, known := a.outlets[sw.DPID]
 		a.outlets[sw.DPID] = now

@@ -113,7 +113,7 @@ func capabilityTable(w *tabwriter.Writer, k northbound.CapabilitiesView) {
 		{"bundles", k.Bundles}, {"select groups", k.SelectGroups}, {"fast failover", k.FastFailover}, {"group chaining", k.GroupChaining}, {"flooding groups", k.AllGroups},
 		{"watching ports", k.WatchPort}, {"watching groups", k.WatchGroup}, {"NORMAL", k.Normal}, {"NORMAL in groups", k.NormalInBuckets},
 		{"masks on IPv4 addresses", k.AddressMasks}, {"masks on IPv6 addresses", k.IPv6Masks}, {"masks on ports", k.PortMasks},
-		{"Nicira's actions", k.Nicira}, {"answers to neighbour solicitations", k.NDAnswers}, {"hashing of sources", k.Hashing}, {"flags of TCP", k.TCPFlags},
+		{"Nicira's actions", k.Nicira}, {"answers to neighbour solicitations", k.NDAnswers}, {"hashing of sources", k.Hashing}, {"lookups by actions", k.Resubmits}, {"flags of TCP", k.TCPFlags},
 		{"connection tracking", k.ConnTrack}, {"holding entries", k.Holds},
 	} {
 		if c.has {

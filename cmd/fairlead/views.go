@@ -92,7 +92,7 @@ func switchView(c *controller.Context, sw *controller.Switch) northbound.SwitchV
 			FastFailover: k.FastFailover, GroupChaining: k.Chaining, AllGroups: k.AllGroups, WatchPort: k.WatchPort, WatchGroup: k.WatchGroup,
 			MaxGroups: k.MaxGroups, MaxBuckets: k.MaxBuckets, MaxMeters: k.Meters, Normal: k.Normal, NormalInBuckets: k.NormalInBuckets,
 			SetFields: k.FlowSet.Names(), BucketSetFields: k.BucketSet.Names(), AddressMasks: k.AddressMasks,
-			IPv6Masks: k.IPv6Masks, PortMasks: k.PortMasks, NDAnswers: k.NDAnswers, Hashing: k.Hashing, TCPFlags: k.TCPFlags, ConnTrack: k.ConnTrack,
+			IPv6Masks: k.IPv6Masks, PortMasks: k.PortMasks, NDAnswers: k.NDAnswers, Hashing: k.Hashing, Resubmits: k.Resubmits, TCPFlags: k.TCPFlags, ConnTrack: k.ConnTrack,
 			Holds: k.Holds, Ignores: k.Ignored, Probed: k.Probed, Pipeline: "tables",
 		},
 		Counts: northbound.CountsView{

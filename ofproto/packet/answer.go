@@ -133,7 +133,7 @@ func (f *Frame) quote() (q Quote, l4 int, ok bool) {
 // Readdress says what changes in an ICMP error whose flow was translated. Addresses
 // that are not valid stay as they are; the others are of the family of the frame.
 type Readdress struct {
-	DstMAC               MAC // zero: as it is
+	SrcMAC, DstMAC       MAC // zero: as it is
 	Tags                 []VLAN
 	Src, Dst             netip.Addr     // of the error
 	QuotedSrc, QuotedDst netip.AddrPort // of the packet that it quotes
@@ -150,6 +150,9 @@ func AppendReaddressed(b []byte, f Frame, r Readdress) []byte {
 		return b
 	}
 	e := f.Ethernet()
+	if r.SrcMAC != (MAC{}) {
+		e.Src = r.SrcMAC
+	}
 	if r.DstMAC != (MAC{}) {
 		e.Dst = r.DstMAC
 	}

@@ -136,6 +136,8 @@ const (
 	rankSet
 	rankGroup
 	rankOutput
+	rankResubmit // Open vSwitch's own
+	rankLast     = rankResubmit
 )
 
 func rankOf(a ofproto.Action) int {
@@ -148,8 +150,10 @@ func rankOf(a ofproto.Action) int {
 		return rankTTL
 	case ofproto.Group:
 		return rankGroup
-	case ofproto.Output:
+	case ofproto.Output, ofproto.OutputReg:
 		return rankOutput
+	case ofproto.Resubmit:
+		return rankResubmit
 	}
 	return rankSet
 }
@@ -174,16 +178,16 @@ func mergeSet(set map[int]ofproto.Action, fields, actions []ofproto.Action) []of
 	return fields
 }
 
-// ordered returns the actions of a set as they are executed: a group goes before
-// an output, which then is ignored.
+// ordered returns the actions of a set as they are executed: of a group, an output and a
+// lookup in another table the first is, and the others are ignored.
 func ordered(set map[int]ofproto.Action, fields []ofproto.Action) []ofproto.Action {
 	var out []ofproto.Action
-	for r := rankPop; r <= rankOutput; r++ {
+	for r := rankPop; r <= rankLast; r++ {
 		if r == rankSet {
 			out = append(out, fields...)
 		} else if a, ok := set[r]; ok {
 			out = append(out, a)
-			if r == rankGroup {
+			if r >= rankGroup {
 				break
 			}
 		}
@@ -218,6 +222,14 @@ func (x *execution) list(actions []ofproto.Action, p *inFlight, table ofproto.Ta
 				copyBits(dst, int(a.Offset), binary.BigEndian.AppendUint64(nil, p.hashSource(a.Basis)%uint64(a.Links)), 0, int(a.Bits))
 				p.set(a.Dst, dst)
 			}
+		case ofproto.OutputReg:
+			if src, ok := p.get(a.Src); ok {
+				to := make([]byte, 4)
+				copyBits(to, 0, src, int(a.Offset), int(a.Bits))
+				x.output(ofproto.Output{Port: ofproto.Port(binary.BigEndian.Uint32(to))}, p, table, f)
+			}
+		case ofproto.Resubmit:
+			x.resubmit(a, p)
 		case ofproto.PushVLAN:
 			tag := binary.BigEndian.AppendUint16(nil, a.EthType)
 			tag = append(tag, 0, 0)
@@ -237,6 +249,32 @@ func (x *execution) list(actions []ofproto.Action, p *inFlight, table ofproto.Ta
 		}
 	}
 	return true
+}
+
+// resubmit looks the packet up in another table as if it came in by another port; what
+// that does to it stays done. Only lists of actions are carried out.
+func (x *execution) resubmit(a ofproto.Resubmit, p *inFlight) {
+	if p.sideways > 16 {
+		return
+	}
+	p.sideways++
+	defer func() { p.sideways-- }()
+	in := p.in
+	if a.InPort != ofproto.PortInPort {
+		p.in = a.InPort
+	}
+	f := x.s.tables[a.Table].lookup(p)
+	p.in = in // for the actions it is where it came in by
+	if f == nil {
+		return
+	}
+	f.Counter.Packets++
+	f.Counter.Bytes += uint64(len(p.frame))
+	for _, in := range f.Instructions {
+		if apply, ok := in.(ofproto.ApplyActions); ok {
+			x.list(apply.Actions, p, f.Table, f)
+		}
+	}
 }
 
 // hashSource is a hash of the source address of an IP packet.

@@ -263,6 +263,17 @@ func (s *Switch) checkActions(actions []ofproto.Action, m ofproto.Match, known b
 			if s.o.NoNicira {
 				err = bad(ofproto.ErrorBadAction, actionBadExp)
 			}
+		case ofproto.Resubmit:
+			if s.o.NoNicira || a.Table >= s.tableLimit() {
+				err = bad(ofproto.ErrorBadAction, actionBadExp)
+			}
+		case ofproto.OutputReg:
+			if err = field(a.Src); err == nil && int(a.Offset+a.Bits) > 8*a.Src.Len() {
+				err = bad(ofproto.ErrorBadAction, actionBadArgument)
+			}
+			if s.o.NoNicira {
+				err = bad(ofproto.ErrorBadAction, actionBadExp)
+			}
 		case ofproto.PushVLAN, ofproto.PopVLAN, ofproto.SetNWTTL, ofproto.DecNWTTL:
 		default:
 			err = bad(ofproto.ErrorBadAction, actionBadType)
