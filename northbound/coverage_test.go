@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/controller/ovsdb"
 	"github.com/fairlead/fairlead/topology"
 )
@@ -42,6 +43,16 @@ func TestCoverage(t *testing.T) {
 	r.refused(400, []string{"format"}, "GET /v1/coverage?format=png", "")
 	r.refused(400, []string{"after"}, "GET /v1/coverage?format=svg&after=-1", "")
 	r.refused(400, []string{"after"}, "GET /v1/coverage?after=1", "")
+}
+
+// TestCoverageByMode: the VIP's mode says which way replies have to take.
+func TestCoverageByMode(t *testing.T) {
+	for mode, want := range map[balancer.Mode]topology.Replies{
+		balancer.ModeNAT: topology.RepliesCross, balancer.ModeDSR: topology.RepliesFree, balancer.ModeConntrack: topology.RepliesReturn,
+	} {
+		require.Equal(t, want, repliesOf(balancer.VIP{Mode: mode}), mode)
+	}
+	require.Equal(t, topology.RepliesToVIP, repliesOf(balancer.VIP{Mode: balancer.ModeConntrack, SourceNAT: true}))
 }
 
 // TestCoverageBridges reads where bridges are from their databases.

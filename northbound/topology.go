@@ -7,6 +7,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/fairlead/fairlead/apps/balancer"
 	"github.com/fairlead/fairlead/topology"
 )
 
@@ -53,7 +54,7 @@ func (s *Server) vipNotes(ctx context.Context) ([]topology.VIPNote, error) {
 			return nil, err
 		}
 		for _, v := range vips {
-			n := topology.VIPNote{Name: v.Name, Address: v.Address, VLAN: v.VLAN}
+			n := topology.VIPNote{Name: v.Name, Address: v.Address, VLAN: v.VLAN, Replies: repliesOf(v)}
 			seen := map[netip.Addr]bool{}
 			for _, l := range v.Listeners {
 				for _, m := range l.Pool.Members {
@@ -70,4 +71,17 @@ func (s *Server) vipNotes(ctx context.Context) ([]topology.VIPNote, error) {
 		}
 		after = next
 	}
+}
+
+// repliesOf says which way the replies of a VIP's members have to take.
+func repliesOf(v balancer.VIP) topology.Replies {
+	switch {
+	case v.Mode == balancer.ModeDSR:
+		return topology.RepliesFree
+	case v.SourceNAT:
+		return topology.RepliesToVIP
+	case v.Mode == balancer.ModeConntrack:
+		return topology.RepliesReturn
+	}
+	return topology.RepliesCross
 }

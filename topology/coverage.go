@@ -9,10 +9,14 @@ import (
 )
 
 // A path of a VIP leads from a client to a member and back. It is covered when a switch
-// that acts on VIPs is on the way there, and one is on the way back: where packets go
-// that no such switch sees, nobody rewrites them. Clients are the hosts that are no
-// members of the VIP. The ways are the shortest, as Snapshot.Path has them; switches that
-// forward on their own take them where there is one only.
+// that acts on VIPs is on the way there, and on the way back what the VIP's replies need
+// (Replies): where packets go that no such switch sees, nobody rewrites them. Clients are
+// the hosts that are no members of the VIP. The ways are the shortest, as Snapshot.Path
+// has them; switches that forward on their own take them where there is one only.
+//
+// A client and a member behind one port, or on one segment, reach one another before any
+// switch. What the client sends to the VIP comes to a switch there all the same, for it
+// answers for the VIP, and goes back; but the reply does not.
 
 // CoverageNotes is what Coverage has to know beside the graph.
 type CoverageNotes struct {
@@ -95,7 +99,8 @@ type way struct {
 
 // route is what paths pass that have the same switches and bridges at their ends.
 type route struct {
-	there, back []DPID
+	there, back []DPID // in the order in which packets pass them
+	replies     Replies
 	paths       int // of all VIPs
 }
 
@@ -104,12 +109,27 @@ type routeKey struct {
 	from, to     DPID
 	before, last DPID // bridges
 	together     bool
+	replies      Replies
+	beside       Place // where both are, if replies may be such that it matters
 }
 
-func (r *route) covered(by map[DPID]bool) (there, back bool) {
-	passes := func(d DPID) bool { return by[d] }
-	return slices.ContainsFunc(r.there, passes), slices.ContainsFunc(r.back, passes)
+// covered says what of a route is, where switches act on VIPs.
+func (r *route) covered(acts func(DPID) bool) (there, back bool) {
+	first := slices.IndexFunc(r.there, acts)
+	there = first >= 0
+	switch r.replies {
+	case RepliesFree, RepliesToVIP:
+		back = true
+	case RepliesReturn:
+		back = there && slices.Contains(r.back, r.there[first])
+	default:
+		back = slices.ContainsFunc(r.back, acts)
+	}
+	return there, back
 }
+
+// in returns whether a set has a switch.
+func in(set map[DPID]bool) func(DPID) bool { return func(d DPID) bool { return set[d] } }
 
 // Coverage computes it. The same snapshot and notes give the same answer.
 func (s *Snapshot) Coverage(n CoverageNotes) Coverage {
@@ -140,8 +160,8 @@ func (s *Snapshot) Coverage(n CoverageNotes) Coverage {
 	}
 	for _, w := range ways {
 		v := &c.VIPs[w.vip]
-		there, back := w.covered(by)
-		couldThere, couldBack := w.covered(all)
+		there, back := w.covered(in(by))
+		couldThere, couldBack := w.covered(in(all))
 		switch {
 		case there && back:
 			v.Covered += w.clients
@@ -152,7 +172,7 @@ func (s *Snapshot) Coverage(n CoverageNotes) Coverage {
 		if len(v.Gaps) >= 8*maxGaps {
 			v.cutGaps()
 		}
-		v.Gaps = append(v.Gaps, CoverageGap{From: w.from.Place, To: w.to.Place, Clients: w.clients, Member: w.member, Reason: reasonOf(there, back, couldThere, couldBack)})
+		v.Gaps = append(v.Gaps, CoverageGap{From: w.from.Place, To: w.to.Place, Clients: w.clients, Member: w.member, Reason: reasonOf(w.replies, there, back, couldThere, couldBack)})
 	}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
@@ -178,8 +198,10 @@ func (v *VIPCoverage) cutGaps() {
 	v.Gaps = v.Gaps[:min(len(v.Gaps), maxGaps)]
 }
 
-func reasonOf(there, back, couldThere, couldBack bool) string {
+func reasonOf(replies Replies, there, back, couldThere, couldBack bool) string {
 	switch {
+	case there && replies == RepliesReturn && couldThere:
+		return "the way back does not cross the switch that the way there does"
 	case !couldThere || !couldBack:
 		return "no switch is between them"
 	case there:
@@ -235,9 +257,12 @@ func (s *Snapshot) ways(n CoverageNotes, c *Coverage) (ways []way, routes map[ro
 					continue
 				}
 				v.Paths += clients[from]
-				key := routeKey{from.DPID, to.DPID, from.bridge, to.bridge, s.together(from.Place, to.Place)}
+				key := routeKey{from.DPID, to.DPID, from.bridge, to.bridge, s.together(from.Place, to.Place), vip.Replies, Place{}}
+				if key.together && vip.Replies != RepliesCross {
+					key.beside = from.Place
+				}
 				if routes[key] == nil {
-					routes[key] = &route{there: s.passed(key), back: s.passed(key.reverse())}
+					routes[key] = s.route(key)
 				}
 				routes[key].paths += clients[from]
 				ways = append(ways, way{vip: i, from: from, to: to, member: vip.Members[j], clients: clients[from], route: routes[key]})
@@ -248,7 +273,31 @@ func (s *Snapshot) ways(n CoverageNotes, c *Coverage) (ways []way, routes map[ro
 	return ways, routes
 }
 
-func (k routeKey) reverse() routeKey { return routeKey{k.to, k.from, k.last, k.before, k.together} }
+func (k routeKey) reverse() routeKey {
+	k.from, k.to, k.before, k.last = k.to, k.from, k.last, k.before
+	return k
+}
+
+// route is the way of packets between two ends.
+func (s *Snapshot) route(k routeKey) *route {
+	r := &route{there: s.passed(k), back: s.passed(k.reverse()), replies: k.replies}
+	if k.beside == (Place{}) {
+		return r
+	}
+	segment, _, shared := s.Segment(k.beside)
+	switch {
+	case k.replies == RepliesFree && shared:
+		for _, p := range segment.Ports {
+			r.there = append(r.there, p.DPID)
+		}
+	case k.replies == RepliesFree:
+		r.there = append(r.there, k.beside.DPID)
+	case !shared:
+		// The switch gives what goes back the VIP's address, and has the reply.
+		r.there, r.back = append(r.there, k.beside.DPID), append(r.back, k.beside.DPID)
+	}
+	return r
+}
 
 // passed are the switches and bridges between two hosts.
 func (s *Snapshot) passed(k routeKey) (list []DPID) {
@@ -282,26 +331,23 @@ func (s *Snapshot) together(a, b Place) bool {
 func nextStep(steps map[DPID]CoverageStep, routes map[routeKey]*route, by map[DPID]bool) (best CoverageStep, ok bool) {
 	whole, half := map[DPID]int{}, map[DPID]int{}
 	for _, w := range routes {
-		there, back := w.covered(by)
+		there, back := w.covered(in(by))
 		if there && back {
 			continue
 		}
-		passed := map[DPID]uint8{}
-		for _, d := range w.there {
-			passed[d] |= 1
+		passed := map[DPID]bool{}
+		for _, d := range append(slices.Clone(w.there), w.back...) {
+			_, passed[d] = steps[d]
 		}
-		for _, d := range w.back {
-			passed[d] |= 2
-		}
-		for d, ways := range passed {
-			if _, is := steps[d]; !is {
+		for d, is := range passed {
+			if !is {
 				continue
 			}
-			gainsThere, gainsBack := !there && ways&1 != 0, !back && ways&2 != 0
+			thereToo, backToo := w.covered(func(o DPID) bool { return o == d || by[o] })
 			switch {
-			case (there || gainsThere) && (back || gainsBack):
+			case thereToo && backToo:
 				whole[d] += w.paths
-			case gainsThere || gainsBack:
+			case thereToo && !there, backToo && !back:
 				half[d] += w.paths
 			}
 		}

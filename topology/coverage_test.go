@@ -112,6 +112,79 @@ func TestCoverageOfSegments(t *testing.T) {
 	require.Contains(t, drawn(t, s.CoverageView(n, c, 0)), "legacy segment")
 }
 
+// sent is a pool whose replies go a certain way.
+func sent(replies Replies, members ...string) CoverageNotes {
+	v := pool("web", members...)
+	v.Replies = replies
+	return CoverageNotes{Notes: Notes{VIPs: []VIPNote{v}}}
+}
+
+// TestCoverageByReplies asks what of a path is covered where the way back is another than
+// the way there.
+func TestCoverageByReplies(t *testing.T) {
+	s := star(t).Snapshot()
+	for replies, want := range map[Replies][]string{
+		RepliesCross:  {"1+5=5", "2+1=6"},
+		RepliesReturn: {"1+5=5", "2+1=6"},
+		RepliesFree:   {"1+5=5", "2+1=6"},
+		RepliesToVIP:  {"1+5=5", "2+1=6"},
+	} {
+		require.Equal(t, want, steps(s.Coverage(sent(replies, "10.0.0.8", "10.0.0.9"))), "where there is one way all are alike")
+	}
+
+	// There by 2, back by 4.
+	there, back := []DPID{1, 2, 3}, []DPID{3, 4, 1}
+	for _, tc := range []struct {
+		replies         Replies
+		by              DPID
+		there, returned bool
+	}{
+		{RepliesCross, 2, true, false}, {RepliesCross, 4, false, true}, {RepliesCross, 1, true, true}, {RepliesCross, 3, true, true},
+		{RepliesFree, 2, true, true}, {RepliesFree, 4, false, true},
+		{RepliesToVIP, 2, true, true}, {RepliesToVIP, 4, false, true},
+		{RepliesReturn, 2, true, false}, {RepliesReturn, 4, false, false}, {RepliesReturn, 1, true, true},
+	} {
+		r := route{there: there, back: back, replies: tc.replies}
+		a, b := r.covered(in(map[DPID]bool{tc.by: true}))
+		require.Equal(t, []bool{tc.there, tc.returned}, []bool{a, b}, "%+v", tc)
+	}
+	r := route{there: there, back: back, replies: RepliesReturn}
+	_, returned := r.covered(in(map[DPID]bool{2: true, 3: true, 4: true}))
+	require.False(t, returned, "2 has the connection, and does not see the reply")
+}
+
+// TestCoverageBesideAMember has a client and a member behind one port, and on one segment.
+func TestCoverageBesideAMember(t *testing.T) {
+	behind := campus(t, 1, nil, map[byte]Place{1: {1, 5}, 9: {1, 5}})
+	joined := campus(t, 2, nil, nil)
+	joined.SetManaged(1, true, t0)
+	joined.SetManaged(2, true, t0)
+	for _, p := range [][2]Place{{{1, 1}, {2, 1}}, {{2, 1}, {1, 1}}} {
+		joined.HearBridged(p[0], p[1], t0.Add(time.Minute), t0)
+	}
+	for i, at := range map[byte]Place{1: {1, 1}, 9: {2, 1}} {
+		require.NotEmpty(t, joined.SeeHost(Sighting{MAC: MAC{2, 0, 0, 0, 0, i}, Place: at, IP: netip.AddrFrom4([4]byte{10, 0, 0, i})}, t0))
+	}
+	for _, tc := range []struct {
+		replies        Replies
+		behind, joined string
+	}{
+		{RepliesCross, "0 of 1, 1 never []", "0 of 1, 1 never []"},
+		{RepliesFree, "0 of 1, 0 never [1+1=1]", "0 of 1, 0 never [1+1=1]"},
+		{RepliesToVIP, "0 of 1, 0 never [1+1=1]", "0 of 1, 1 never []"},
+		{RepliesReturn, "0 of 1, 0 never [1+1=1]", "0 of 1, 1 never []"},
+	} {
+		for g, want := range map[*Graph]string{behind: tc.behind, joined: tc.joined} {
+			n := sent(tc.replies, "10.0.0.9")
+			c := g.Snapshot().Coverage(n)
+			require.Equal(t, want, fmt.Sprint(sums(c), " ", steps(c)), "%+v", tc)
+			n.Steering = map[DPID]bool{1: true}
+			c = g.Snapshot().Coverage(n)
+			require.Equal(t, strings.Contains(want, "1+1=1"), c.Covered == 1, "%+v", tc)
+		}
+	}
+}
+
 // TestCoverageOfBridges counts on bridges that are known by their database alone: behind a
 // patch port, and where the machines attached to them are seen.
 func TestCoverageOfBridges(t *testing.T) {

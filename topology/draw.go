@@ -22,7 +22,23 @@ type VIPNote struct {
 	Address netip.Addr   `json:"address"`
 	VLAN    uint16       `json:"vlan"`
 	Members []netip.Addr `json:"members"`
+	Replies Replies      `json:"-"` // of the members
 }
+
+// Replies says which way the replies of a VIP's members have to take.
+type Replies uint8
+
+// The ways of replies.
+const (
+	// RepliesCross: they must cross a switch that acts on VIPs, any.
+	RepliesCross Replies = iota
+	// RepliesFree: any way is right.
+	RepliesFree
+	// RepliesToVIP: they come to the VIP, as requests do.
+	RepliesToVIP
+	// RepliesReturn: they must cross the switch that requests crossed first.
+	RepliesReturn
+)
 
 // View is a snapshot as a document: encode it as JSON, or draw it with DOT or
 // SVG. Everything in it is in order, and no list is nil.

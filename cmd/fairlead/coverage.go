@@ -44,9 +44,9 @@ type coverage struct {
 func migrateCoverage() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "coverage", Short: "Show which paths of VIPs cross a converted switch, and what to convert next", Args: cobra.NoArgs,
-		Long: "Show which paths of VIPs cross a switch in stage steer or managed, there and back, and which switch or bridge to convert next.\n\n" +
-			"A path leads from a client (a host that is no member) to a member. With --output dot or svg the network is drawn, as it is now or,\n" +
-			"with --after N, after the first N conversions.",
+		Long: "Show which paths of VIPs cross a switch in stage steer or managed, and which switch or bridge to convert next.\n\n" +
+			"A path leads from a client (a host that is no member) to a member and back; what the way back must cross is up to the mode of the VIP.\n" +
+			"With --output dot or svg the network is drawn, as it is now or, with --after N, after the first N conversions.",
 	}
 	after := cmd.Flags().Int("after", 0, "draw the network as it is after the first `N` conversions")
 	return clientCommand(cmd, []string{"table", "json", "yaml", "dot", "svg"}, func(c *client, _ []string) error {
