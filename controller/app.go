@@ -28,6 +28,13 @@ type App interface {
 	Compile(c *Context, sw *Switch, part string) Source
 }
 
+// Witness is an App that knows of switches without a channel whether they forward.
+type Witness interface {
+	// Forwards says that a switch that is not connected was found to forward by what it
+	// has, a moment ago.
+	Forwards(dpid ofproto.DPID) bool
+}
+
 // Source is a part to be compiled. The core loop makes it cheaply from immutable
 // inputs; the switch's session runs Build.
 type Source struct {

@@ -48,6 +48,9 @@ const (
 	// the channel is no reason to route around it or to forget the hosts behind it. A
 	// switch that dies takes the ports of its neighbours down.
 	goneAfter = 30 * time.Second
+	// witnessEvery is the time between two looks at whether a switch that has left the
+	// graph, and forwards on, still does.
+	witnessEvery = time.Second
 	// heardWithin is how long the links of a switch that came back at the last moment
 	// have for being heard again.
 	heardWithin = 15 * time.Second
@@ -141,7 +144,8 @@ type Controller struct {
 	portMACs  map[ofproto.DPID][]ofproto.MAC // of the ports last seen, in order; never written in place
 	away      map[ofproto.DPID]*Switch       // were connected since the start
 	goneAt    map[ofproto.DPID]time.Time
-	seq       uint64 // of assigned parts
+	witnessAt time.Time // when it is next looked at whether switches that have left the graph forward on
+	seq       uint64    // of assigned parts
 	unflushed []*session
 	reroute   bool
 	rerouted  bool      // in this turn of the loop

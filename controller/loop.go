@@ -290,8 +290,20 @@ func (c *Controller) timers() {
 	for dpid, at := range c.goneAt {
 		if !at.After(x.Now) {
 			delete(c.goneAt, dpid)
-			c.emitTopology(x.Graph.RemoveSwitch(topology.DPID(dpid), x.Now))
+			if c.forwards(dpid) {
+				c.emitTopology(x.Graph.LeaveSwitch(topology.DPID(dpid), x.Now))
+			} else {
+				c.emitTopology(x.Graph.RemoveSwitch(topology.DPID(dpid), x.Now))
+			}
 			x.Notify("switch", map[string]any{"dpid": dpid.String(), "given_up": true})
+		}
+	}
+	if !c.witnessAt.After(x.Now) {
+		c.witnessAt = x.Now.Add(witnessEvery)
+		for _, id := range x.Graph.Left() {
+			if !c.forwards(ofproto.DPID(id)) {
+				c.emitTopology(x.Graph.GiveUp(id, x.Now))
+			}
 		}
 	}
 	for _, app := range c.Apps {
@@ -302,11 +314,24 @@ func (c *Controller) timers() {
 	}
 }
 
+// forwards says whether a switch without a channel is known to forward.
+func (c *Controller) forwards(dpid ofproto.DPID) (yes bool) {
+	for _, app := range c.Apps {
+		if w, ok := app.(Witness); ok {
+			c.call(app, func(*Context) { yes = yes || w.Forwards(dpid) })
+		}
+	}
+	return yes
+}
+
 // nextTimer is when the core has to do with timers next.
 func (c *Controller) nextTimer() time.Time {
 	next := c.ctx.Now.Add(time.Hour)
 	for _, at := range c.goneAt {
 		next = earlier(next, at)
+	}
+	if len(c.ctx.Graph.Left()) > 0 {
+		next = earlier(next, c.witnessAt)
 	}
 	for _, at := range c.ctx.wake {
 		next = earlier(next, at)

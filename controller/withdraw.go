@@ -32,6 +32,7 @@ func (c *Controller) Release(ctx context.Context, dpid ofproto.DPID) error {
 			return
 		}
 		delete(c.goneAt, dpid)
+		c.emitTopology(x.Graph.GiveUp(topology.DPID(dpid), x.Now))
 		c.emitTopology(x.Graph.ReleaseSwitch(topology.DPID(dpid), x.Now))
 	})
 }

@@ -71,7 +71,8 @@ type Graph struct {
 	// away holds, for ports whose link was lost because the switch behind it left,
 	// that switch: it may forward on by the flows it has, so they are no edge.
 	away      map[Place]map[DPID]struct{}
-	stopped   map[DPID][]Place    // ports that were held for the sake of a switch until it stopped
+	stopped   map[DPID]stopped
+	spoken    map[DPID][]spoken   // of switches that left and forward on
 	beyond    map[Place]time.Time // ports of new links whose hosts are believed to be behind them until then
 	bridged   map[ends]time.Time  // ports that hear each other over bridges, until then
 	onSegment map[Place]bool      // ports that were found on a segment since they came up
@@ -127,7 +128,8 @@ func New(o Options) *Graph {
 		at:       map[Place][]*edge{},
 		settling: map[Place]time.Time{},
 		away:     map[Place]map[DPID]struct{}{},
-		stopped:  map[DPID][]Place{},
+		stopped:  map[DPID]stopped{},
+		spoken:   map[DPID][]spoken{},
 		hosts:    newHosts(),
 
 		beyond:    map[Place]time.Time{},
@@ -448,6 +450,7 @@ func (g *Graph) mayBeEdge(p Place) bool {
 // returned lets the ports go that led to a switch while it was away.
 func (g *Graph) returned(id DPID) []Event {
 	delete(g.stopped, id)
+	delete(g.spoken, id)
 	var evs []Event
 	for p, peers := range g.away {
 		if _, ok := peers[id]; !ok {
@@ -494,6 +497,7 @@ func (g *Graph) setPort(id DPID, n *node, p PortState) []Event {
 		evs = append(evs, g.unbridgePort(place)...)
 		delete(g.onSegment, place)
 		delete(g.crowded, place)
+		g.unspoken(place)
 		evs = append(evs, g.flush(place, ReasonPort, false)...)
 	}
 	return evs
@@ -517,6 +521,7 @@ func (g *Graph) removePort(p Place, n *node) []Event {
 	evs = append(evs, g.unbridgePort(p)...)
 	delete(g.onSegment, p)
 	delete(g.crowded, p)
+	g.unspoken(p)
 	return append(evs, g.flush(p, ReasonPort, true)...)
 }
 

@@ -22,7 +22,8 @@ type fabric struct {
 	arcs     [][]arc         // by switch, in order of preference
 	over     [][]arc         // likewise, over segments: for paths, not for trees
 	held     map[Place][]DPID
-	legacy   map[Place]bool // ports that were on segments since they came up
+	spoken   map[Place][]Place // by port: those on its segment, of switches that left and forward on
+	legacy   map[Place]bool    // ports that were on segments since they came up
 
 	segments  []Segment
 	segmentAt map[Place]int // of segments, by port
@@ -57,6 +58,7 @@ func (g *Graph) newFabric(links []Link) *fabric {
 		routes:    make([]atomic.Pointer[[]int32], len(g.switches)),
 		edgePorts: make([]atomic.Pointer[[]Port], len(g.switches)),
 		held:      g.heldPorts(),
+		spoken:    g.spokenBeside(),
 	}
 	for i, id := range slices.Sorted(maps.Keys(g.switches)) {
 		f.index[id] = int32(i)

@@ -22,6 +22,8 @@ type Outlet struct {
 	// Others is how many ports of switches the region has beside this one, blocked ones and
 	// those of switches within it too.
 	Others int
+	// Held: the port is out of use for the sake of those Before, which are not there.
+	Held bool
 	// Legacy: the port was found on a legacy segment since it came up.
 	Legacy bool
 }
@@ -59,7 +61,7 @@ func (f *fabric) Regions(serves func(DPID) bool) *Regions {
 				continue
 			}
 			if left := f.held[p]; len(left) > 0 && !within {
-				r.outlets[sw.DPID] = append(r.outlets[sw.DPID], Outlet{Port: p.Port, Before: left, Others: len(left), Legacy: true})
+				r.outlets[sw.DPID] = append(r.outlets[sw.DPID], Outlet{Port: p.Port, Before: left, Others: len(left), Held: true, Legacy: true})
 				continue
 			}
 			if i, ok := f.segmentAt[p]; ok {
@@ -73,6 +75,7 @@ func (f *fabric) Regions(serves func(DPID) bool) *Regions {
 				default:
 					inside[segment] = append(inside[segment], p)
 				}
+				met[segment] = append(met[segment], f.spoken[p]...)
 				continue
 			}
 			if peer, ok := f.peers[p]; ok {
@@ -90,11 +93,22 @@ func (f *fabric) Regions(serves func(DPID) bool) *Regions {
 			case !f.IsEdge(p):
 			case within:
 				inside[here] = append(inside[here], p)
+				met[here] = append(met[here], f.spoken[p]...)
 			default:
-				r.outlets[sw.DPID] = append(r.outlets[sw.DPID], Outlet{Port: p.Port, Legacy: f.legacy[p]})
+				o := Outlet{Port: p.Port, Legacy: f.legacy[p], Others: len(f.spoken[p])}
+				for _, other := range f.spoken[p] {
+					if other.Compare(p) < 0 && !slices.Contains(o.Before, other.DPID) {
+						o.Before = append(o.Before, other.DPID)
+					}
+				}
+				r.outlets[sw.DPID] = append(r.outlets[sw.DPID], o)
 				r.places[p] = []Place{p}
 			}
 		}
+	}
+	for v, ps := range met {
+		slices.SortFunc(ps, Place.Compare)
+		met[v] = slices.Compact(ps)
 	}
 	ports, all := map[vertex][]Place{}, map[vertex][]Place{} // by region
 	for v, ps := range met {
@@ -110,7 +124,9 @@ func (f *fabric) Regions(serves func(DPID) bool) *Regions {
 		slices.SortFunc(ps, Place.Compare)
 		var before []DPID
 		for _, p := range ps {
-			r.outlets[p.DPID] = append(r.outlets[p.DPID], Outlet{Port: p.Port, Before: slices.Clone(before), Others: len(all[root]) - 1, Legacy: f.legacy[p]})
+			if _, there := f.index[p.DPID]; there {
+				r.outlets[p.DPID] = append(r.outlets[p.DPID], Outlet{Port: p.Port, Before: slices.Clone(before), Others: len(all[root]) - 1, Legacy: f.legacy[p]})
+			}
 			if !slices.Contains(before, p.DPID) {
 				before = append(before, p.DPID)
 			}

@@ -112,7 +112,7 @@ func TestStoppedSwitchLeavesItsPlace(t *testing.T) {
 		return w
 	}
 	blocked := func(w *wired) bool { return !w.Snapshot().IsEdge(at(2, 2)) }
-	quiet := []topology.Outlet{{Port: 2, Before: []topology.DPID{1}, Others: 1, Legacy: true}, {Port: 3}}
+	quiet := []topology.Outlet{{Port: 2, Before: []topology.DPID{1}, Others: 1, Held: true, Legacy: true}, {Port: 3}}
 
 	w := build()
 	w.RemoveSwitch(1, w.now)
@@ -135,7 +135,54 @@ func TestStoppedSwitchLeavesItsPlace(t *testing.T) {
 	require.Empty(t, w.Resumed(1, w.now), "it is there")
 	require.False(t, blocked(w))
 
+	// In another domain nothing is blocked for its sake, and all the same it speaks on
+	// where it is known to forward.
+	build = func() *wired {
+		w := newWired(3, 3)
+		w.bridge(at(1, 2), at(2, 2), at(3, 2))
+		return w
+	}
+	outlets := func(w *wired, id topology.DPID) topology.Outlet {
+		return w.Snapshot().Regions(allBut()).Outlets(id)[1]
+	}
+	for _, others := range []int{2, 1} {
+		w = build()
+		if others == 1 {
+			w.RemoveSwitch(3, w.now)
+		}
+		before := outlets(w, 2)
+		require.Equal(t, []topology.DPID{1}, before.Before)
+		require.NotEmpty(t, w.LeaveSwitch(1, w.now))
+		require.Equal(t, []topology.DPID{1}, w.Left())
+		require.Equal(t, before, outlets(w, 2))
+		require.NotEmpty(t, w.Stopped(1, w.now))
+		require.Empty(t, outlets(w, 2).Before)
+		require.Empty(t, w.Left())
+		require.NotEmpty(t, w.Resumed(1, w.now))
+		require.Equal(t, before, outlets(w, 2))
+		require.NotEmpty(t, w.GiveUp(1, w.now))
+		require.Empty(t, w.GiveUp(1, w.now))
+		require.Empty(t, outlets(w, 2).Before)
+	}
 	w = build()
+	w.RemoveSwitch(1, w.now)
+	require.Empty(t, outlets(w, 2).Before, "nobody knows")
+	w = build()
+	w.LeaveSwitch(1, w.now)
+	w.SetPort(2, topology.PortState{Port: 2}, w.now)
+	w.SetPort(2, topology.PortState{Port: 2, Up: true}, w.now)
+	require.Empty(t, outlets(w, 2).Before, "it may be elsewhere")
+	w = build()
+	w.LeaveSwitch(1, w.now)
+	w.SetSwitch(1, []topology.PortState{{Port: 1, Up: true}, {Port: 2, Up: true}}, w.now)
+	require.Empty(t, w.Left())
+	w = build()
+	w.LeaveSwitch(3, w.now)
+	require.Empty(t, outlets(w, 1).Before, "it was quiet")
+
+	w = newWired(3, 3)
+	w.cable(at(1, 1), at(2, 1))
+	w.bridge(at(1, 2), at(2, 2))
 	require.Empty(t, w.Stopped(7, w.now), "nobody")
 	w.Stopped(1, w.now)
 	w.SetPort(2, topology.PortState{Port: 2}, w.now)

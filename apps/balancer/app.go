@@ -59,6 +59,8 @@ type App struct {
 	listening bool                               // they are to be looked at
 	severed   []topology.Link                    // died, and are to be looked at
 	dark      map[topology.DPID]topology.DPID    // switches whose last cable died, with those that it led to
+	abilities map[ofproto.DPID]controller.Capabilities
+	away      map[ofproto.DPID]controller.Capabilities // of switches that were connected and are not
 	presence  presence
 
 	guests    map[topology.Place]map[topology.HostKey]bool // hosts by where they are
@@ -151,6 +153,8 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		shared:     map[ofproto.DPID][]ofproto.Port{},
 		observing:  map[topology.DPID]bool{},
 		dark:       map[topology.DPID]topology.DPID{},
+		abilities:  map[ofproto.DPID]controller.Capabilities{},
+		away:       map[ofproto.DPID]controller.Capabilities{},
 		outlets:    map[ofproto.DPID][]topology.Outlet{},
 		presence:   presence{every: DefaultAnnounceEvery, queued: map[netip.Addr]bool{}},
 	}
@@ -207,6 +211,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 			a.leftNothing(e.DPID)
 		}
 		a.noteStage(c, e.DPID)
+		a.setAway(c, e.DPID, false)
 		a.listen(c)
 		delete(a.leaving, e.DPID)
 		delete(a.hops, e.DPID)
@@ -223,6 +228,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		if _, dark := a.dark[topology.DPID(e.DPID)]; dark || !known {
 			a.leftNothing(e.DPID)
 		}
+		a.setAway(c, e.DPID, true)
 		a.dirtyAlone(c)
 		for _, v := range a.vips {
 			if v.pending {

@@ -184,6 +184,93 @@ func TestOneSwitchSpeaksForAVIP(t *testing.T) {
 	}
 }
 
+// A switch that lost its channel answers by what it has, for as long as it likes: nobody
+// else does meanwhile. When it dies another does.
+func TestOneSwitchSpeaksWithoutItsChannel(t *testing.T) {
+	for _, p := range presenceLabs[:2] {
+		for _, six := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, IPv6=%v", p.name, six), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n, vip := p.build(simswitch.Options{}), vipAddr
+					if six {
+						n, vip = ipv6(n), vipAddr6
+					}
+					s := open(t, t.TempDir(), n, lab.Options{})
+					s.learn()
+					rec := s.put(s.vip(service{addr: vip, protocol: balancer.TCP, port: 80, members: []string{"h3"}, memberPort: 80}))
+					s.Settle()
+					one := func(why string, hosts ...string) {
+						t.Helper()
+						for _, h := range hosts {
+							require.Equal(t, 1, s.asks(h, vip), "answers to %s %s", h, why)
+						}
+						require.False(t, s.Stormed())
+					}
+					one("before", "h1", "h2", "h3", "h91")
+					var m mouths
+					s.Disconnect(1)
+					for i := range 8 {
+						s.Pass(10*time.Second + 10*time.Millisecond)
+						m.note(s, rec.VIP.MAC)
+						one(fmt.Sprintf("without a channel for %d s", 10*(1+i)), "h1", "h2", "h3", "h91")
+						require.Equal(t, p.ports[:1], m.of(p.ports...))
+					}
+					// What it does not have, others answer; and those of its domain too, for it passes
+					// the question on to them.
+					other := s.vip(service{addr: vip.Next(), protocol: balancer.TCP, port: 80, members: []string{"h3"}, memberPort: 81})
+					other.Name = "other"
+					s.put(other)
+					require.NotZero(t, s.asks("h91", vip.Next()))
+					one("while there is another VIP", "h91")
+
+					s.Connect(1)
+					s.Settle()
+					s.Pass(5 * time.Second)
+					one("with a channel again", "h1", "h2", "h3", "h91")
+					require.Equal(t, 1, s.asks("h91", vip.Next()))
+					s.Disconnect(1)
+					s.Pass(time.Minute)
+					one("without a channel again", "h2", "h3", "h91")
+					s.Switch(1).Freeze(true)
+					s.Pass(1700 * time.Millisecond)
+					one("when it is dead", "h3", "h91")
+				})
+			})
+		}
+	}
+}
+
+// One that has the controller make its answers is silent without its channel: the next
+// speaks at once.
+func TestAnotherSpeaksForASwitchThatCannotAnswer(t *testing.T) {
+	for _, p := range presenceLabs[:2] {
+		for _, six := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, IPv6=%v", p.name, six), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n, vip := p.build(simswitch.Options{NoNicira: true}), vipAddr
+					if six {
+						n, vip = ipv6(n), vipAddr6
+					}
+					s := open(t, t.TempDir(), n, lab.Options{})
+					s.learn()
+					s.put(s.vip(service{addr: vip, protocol: balancer.TCP, port: 80, members: []string{"h3"}, memberPort: 80}))
+					s.Settle()
+					require.Equal(t, 1, s.asks("h91", vip))
+					s.Disconnect(1)
+					for range 4 {
+						s.Pass(10*time.Second + 10*time.Millisecond)
+						require.Equal(t, 1, s.asks("h91", vip))
+					}
+					s.Connect(1)
+					s.Settle()
+					s.Pass(5 * time.Second)
+					require.Equal(t, 1, s.asks("h91", vip))
+				})
+			})
+		}
+	}
+}
+
 // announced returns how often a host was told where an address is since it was asked
 // last. What tells it must be right.
 func (s *site) announced(to string, vip netip.Addr, mac packet.MAC) (n int) {

@@ -103,7 +103,6 @@ func (a *App) darken(c *controller.Context) {
 // lost takes in that a switch has left the graph. One that had its only cable to it has
 // no cable now because of that.
 func (a *App) lost(id topology.DPID) {
-	a.leftNothing(ofproto.DPID(id))
 	maps.DeleteFunc(a.dark, func(one, other topology.DPID) bool { return one == id || other == id })
 }
 

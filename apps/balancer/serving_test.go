@@ -83,6 +83,7 @@ func TestServingOutlivesTheChannel(t *testing.T) {
 	})
 	inSites("it is to serve no more when it comes back", 1, func(t *testing.T, s *site) {
 		s.Disconnect(1)
+		s.Pass(10 * time.Millisecond)
 		require.NoError(t, s.Core.SetStage(t.Context(), 1, controller.StageObserve))
 		s.keepsServing(time.Second)
 		s.Connect(1)

@@ -52,19 +52,67 @@ func (a *App) regions(c *controller.Context) *topology.Regions {
 	return a.voices.regions
 }
 
-// answers says whether a switch answers for an address, as far as is known.
+// answers says whether a switch answers for an address, as far as is known. One that lost
+// its channel does where it had the VIP then, and needs nobody to make its answers.
 func (a *App) answers(dpid topology.DPID, addr netip.Addr) bool {
+	id := ofproto.DPID(dpid)
+	caps, away := a.away[id]
+	if away && !answersAlone(caps, addr) {
+		return false
+	}
 	for name := range a.byAddress[addr] {
-		if v := a.vips[name]; v.rec.VIP.Enabled && !v.placed[ofproto.DPID(dpid)].none {
+		if v := a.vips[name]; v.rec.VIP.Enabled && !v.placed[id].none && (!away || v.left[id]) {
 			return true
 		}
 	}
 	return false
 }
 
-// silenced says whether another port speaks for an address in the region of an outlet.
+// answersAlone says whether a switch answers for an address without the controller.
+func answersAlone(caps controller.Capabilities, addr netip.Addr) bool {
+	if addr.Is6() {
+		return answersND(caps)
+	}
+	return caps.Nicira
+}
+
+// setAway takes in that a switch has lost its channel or is back, and has others speak,
+// or be quiet, where it cannot go on without.
+func (a *App) setAway(c *controller.Context, dpid ofproto.DPID, away bool) {
+	var beside []ofproto.DPID
+	for sw := range c.Switches() {
+		if sw.DPID != dpid && serves(sw) && slices.ContainsFunc(a.regions(c).Outlets(topology.DPID(sw.DPID)), func(o topology.Outlet) bool {
+			return slices.Contains(o.Before, topology.DPID(dpid))
+		}) {
+			beside = append(beside, sw.DPID)
+		}
+	}
+	var answered map[netip.Addr]bool
+	if len(beside) > 0 {
+		answered = make(map[netip.Addr]bool, len(a.byAddress))
+		for addr := range a.byAddress {
+			answered[addr] = a.answers(topology.DPID(dpid), addr)
+		}
+	}
+	if sw := c.Switch(dpid); sw != nil {
+		a.abilities[dpid] = sw.Capabilities
+	}
+	if delete(a.away, dpid); away {
+		a.away[dpid] = a.abilities[dpid]
+	}
+	for addr, did := range answered {
+		if a.answers(topology.DPID(dpid), addr) != did {
+			for _, id := range beside {
+				c.Dirty(id, partAddress+addr.String())
+			}
+		}
+	}
+}
+
+// silenced says whether another port speaks for an address in the region of an outlet, or
+// nothing is to be said there.
 func (a *App) silenced(o topology.Outlet, addr netip.Addr) bool {
-	return slices.ContainsFunc(o.Before, func(d topology.DPID) bool { return a.answers(d, addr) })
+	return o.Held || slices.ContainsFunc(o.Before, func(d topology.DPID) bool { return a.answers(d, addr) })
 }
 
 // quietPorts returns the ports at which a switch does not answer for an address.
@@ -124,7 +172,7 @@ func (a *App) hear(c *controller.Context) {
 		was, known := a.outlets[sw.DPID]
 		a.outlets[sw.DPID] = now
 		if !slices.EqualFunc(quiet(now), quiet(was), func(x, y topology.Outlet) bool {
-			return x.Port == y.Port && slices.Equal(x.Before, y.Before)
+			return x.Port == y.Port && x.Held == y.Held && slices.Equal(x.Before, y.Before)
 		}) {
 			for addr := range a.byAddress {
 				c.Dirty(sw.DPID, partAddress+addr.String())
