@@ -264,9 +264,9 @@ func (p *planner) measured(ctx context.Context, ps *PlannedStep, v *ovsdb.View) 
 	first := v != nil && v.State != "adopted" && ps.Stage != StageReleased && !p.connected(ctx)
 	switch {
 	case first && named > 0:
-		ps.check("measured", CheckOK, "no switch is connected yet: the VIPs and probes that are named, %d, and the hosts that are heard by then are asked when the bridge has joined, before it is taken over", named)
+		ps.check("measured", CheckOK, "no switch is connected yet: what is named (%d) and hosts that are heard are asked through the bridge itself, before it is taken over", named)
 	case first:
-		ps.check("measured", CheckWarning, "no switch is connected yet: only hosts that are heard while the bridge joins, if any, are asked before it is taken over; name probes that must answer before and after")
+		ps.check("measured", CheckWarning, "no switch is connected yet, and no VIP or probe is named: only hosts that are heard, if any, are asked through the bridge itself, before it is taken over")
 	case len(p.snap.Hosts()) == 0 && named == 0:
 		ps.check("measured", CheckWarning, "no host is known yet, and no VIP or probe is named: there is nothing that could answer less than before")
 	}

@@ -124,7 +124,7 @@ func TestFirstBaseline(t *testing.T) {
 		d := describe(t, []string{"a1 steer", "a2 steer"})
 		l.put(d)
 		checks := l.get("campus").Plan.Waves[0].Steps
-		require.Contains(t, checks[0].Checks, Check{"measured", CheckWarning, "no switch is connected yet: only hosts that are heard while the bridge joins, if any, are asked before it is taken over; name probes that must answer before and after"})
+		require.Contains(t, checks[0].Checks, Check{"measured", CheckWarning, "no switch is connected yet, and no VIP or probe is named: only hosts that are heard, if any, are asked through the bridge itself, before it is taken over"})
 		require.Contains(t, checks[1].Checks, Check{"measured", CheckWarning, "no host is known yet, and no VIP or probe is named: there is nothing that could answer less than before"}, "the first is connected by then")
 
 		m := l.apply()

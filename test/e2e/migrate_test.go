@@ -323,3 +323,51 @@ waves:
 	c.succeeds("migrate", "apply", "campus")
 	c.succeeds("migrate", "confirm", "campus")
 }
+
+// TestMigrateRollbackCircle has a ring closed while its switches are managed. Going back, the
+// last of them would close it with switches that forward on their own: it waits until a
+// cable is pulled.
+func TestMigrateRollbackCircle(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.addSwitches(standalone, 3, 1)
+	l.addLink("s1", "s2")
+	l.addLink("s2", "s3")
+	l.sweep()
+	before := l.written()
+	c := l.serving("observe")
+	file := l.describe(`
+name: campus
+confirm_timeout: 120s
+waves:
+  - steps:
+      - {endpoint: "%[1]s", bridge: s1, stage: managed, canary: true}
+      - {endpoint: "%[1]s", bridge: s2, stage: managed}
+      - {endpoint: "%[1]s", bridge: s3, stage: managed}
+`, l.db())
+	c.succeeds("migrate", "plan", "-f", file)
+	c.succeeds("migrate", "apply", "campus")
+	l.addLink("s1", "s3")
+	c.wait("the third cable is found", func() bool {
+		var list struct{ Items []struct{ State string } }
+		return c.rest("GET", "/v1/links", nil, &list) == http.StatusOK && len(list.Items) == 3 && list.Items[0].State == "up" && list.Items[1].State == "up" && list.Items[2].State == "up"
+	})
+	c.succeeds("migrate", "rollback", "campus", "--no-wait")
+	var m migration
+	eventually(t, 30*time.Second, "the last one waits", func() bool {
+		m = c.migration("campus")
+		return m.Run != nil && m.Run.Retrying != ""
+	})
+	require.Contains(t, m.Run.Retrying, " s1: with ")
+	require.Contains(t, m.Run.Retrying, "pull a cable of the circle")
+	l.cut(l.links[2])
+	m = c.reaches("campus", "rolled_back", 40*time.Second)
+	require.Contains(t, m.Reason, "asked for by")
+	after := l.written()
+	for name := range before { // but for the third cable
+		delete(before[name], "ports")
+		delete(after[name], "ports")
+	}
+	require.Equal(t, before, after, "every column")
+	require.True(t, l.host("h1").reaches(l.host("h3").addr))
+}
