@@ -322,18 +322,20 @@ func (c *Controller) enqueue(ctx context.Context, f func()) error {
 const leaveWithin = 2 * time.Second
 
 // SetStage stores the stage of a switch and moves the switch to it. One that leaves stage
-// managed does so after the others have stopped using all but one of the cables to it: what
+// managed does so after those beside it have stopped using all but one of the cables to it: what
 // it learns on its own from a cable that is about to be closed, it would not soon forget.
 func (c *Controller) SetStage(ctx context.Context, dpid ofproto.DPID, stage Stage) error {
 	if err := c.Store.SetStage(ctx, dpid, stage); err != nil {
 		return fmt.Errorf("controller: store stage: %w", err)
 	}
 	leaves := false
+	var before *topology.Snapshot
 	err := c.Do(ctx, func(x *Context) {
 		c.stages[dpid] = stage
 		sw := x.switches[dpid]
 		if leaves = sw != nil && sw.Stage == StageManaged && stage != StageManaged; leaves {
-			c.rerouteAt = x.Now
+			before = x.Graph.Snapshot()
+			c.rerouteAt = x.Now // paths are calculated in this turn
 			x.Emit(StageLeaving{dpid})
 		} else {
 			c.moveTo(sw, stage)
@@ -344,7 +346,7 @@ func (c *Controller) SetStage(ctx context.Context, dpid ofproto.DPID, stage Stag
 	}
 	wait, cancel := context.WithTimeout(ctx, leaveWithin)
 	defer cancel()
-	if err := c.routed(wait); err != nil && wait.Err() == nil {
+	if err := c.diverted(wait, before); err != nil && wait.Err() == nil {
 		return err
 	}
 	// Whoever asked may have gone meanwhile: what was begun is ended.
@@ -365,26 +367,15 @@ func (c *Controller) moveTo(sw *Switch, stage Stage) {
 	c.ctx.Notify("switch", map[string]any{"dpid": sw.DPID.String(), "stage": stage.String()})
 }
 
-// routed waits until paths are calculated and every switch has acknowledged its own.
-func (c *Controller) routed(ctx context.Context) error {
-	for again := true; again; {
-		if err := c.Do(ctx, func(*Context) { again = c.reroute }); err != nil {
-			return err
-		}
-		if again {
-			select {
-			case <-time.After(5 * time.Millisecond):
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	}
-	var all []ofproto.DPID
-	if err := c.Do(ctx, func(x *Context) { all = slices.Collect(maps.Keys(x.switches)) }); err != nil {
+// diverted waits until the switches that use other ports than before have acknowledged what
+// they are to hold.
+func (c *Controller) diverted(ctx context.Context, before *topology.Snapshot) error {
+	var now *topology.Snapshot
+	if err := c.Do(ctx, func(x *Context) { now = x.Graph.Snapshot() }); err != nil {
 		return err
 	}
-	for _, dpid := range all {
-		if err := c.Settled(ctx, dpid); err != nil {
+	for _, id := range now.Diverted(before) {
+		if err := c.Settled(ctx, ofproto.DPID(id)); err != nil {
 			return err
 		}
 	}

@@ -82,6 +82,23 @@ func (s *Snapshot) FabricVersion() uint64 { return s.fabric.version }
 // Links returns all links in any state, in order of their ends.
 func (s *Snapshot) Links() []Link { return s.links }
 
+// Diverted returns the switches that use other ports than in an earlier snapshot, in order:
+// some are blocked or not any more, or broadcasts leave by others.
+func (s *Snapshot) Diverted(earlier *Snapshot) []DPID {
+	var ids []DPID
+	for _, sw := range s.Switches() {
+		blocked := func(p PortState) bool {
+			at := Place{sw.DPID, p.Port}
+			return s.IsBlocked(at) != earlier.IsBlocked(at)
+		}
+		if !slices.Equal(s.Tree().Ports(sw.DPID), earlier.Tree().Ports(sw.DPID)) ||
+			!slices.Equal(s.EdgePorts(sw.DPID), earlier.EdgePorts(sw.DPID)) || slices.ContainsFunc(sw.Ports, blocked) {
+			ids = append(ids, sw.DPID)
+		}
+	}
+	return ids
+}
+
 // Hosts returns all hosts in order of MAC and VLAN.
 func (s *Snapshot) Hosts() []Host { return s.list() }
 

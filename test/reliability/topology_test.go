@@ -2,6 +2,7 @@ package reliability
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/ofproto/packet"
+	"github.com/fairlead/fairlead/test/faultproxy"
 	"github.com/fairlead/fairlead/test/simswitch"
 	"github.com/fairlead/fairlead/topology"
 )
@@ -401,5 +403,29 @@ func TestX09OldKeyIsRefused(t *testing.T) {
 		tag.Write([]byte("fairlead lldp v1"))
 		tag.Write(signed[:28])
 		require.Equal(t, tag.Sum(nil), signed[28:60])
+	})
+}
+
+// TestLeavingManagedBesideAStuckSwitch moves a switch of a ring out of stage managed while
+// the channel of the one across is stuck and has work: the move waits for those that stop
+// using a cable for its sake, and not for that one.
+func TestLeavingManagedBesideAStuckSwitch(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := ring(t, options{})
+		r.proxy(1).Stall(faultproxy.ToSwitch)
+		r.AddHost(simswitch.Host{Name: "h9", MAC: [6]byte{2, 0, 0, 0, 9, 9}, IP: vipAddr(-100*256 + 9), At: simswitch.Place{DPID: 3, Port: 9}})
+		time.Sleep(1100 * time.Millisecond) // until the port is used
+		r.Announce("h9")
+		time.Sleep(300 * time.Millisecond)
+		settled, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, r.core.Settled(settled, 1), context.DeadlineExceeded)
+		begin := time.Now()
+		require.NoError(t, r.core.SetStage(t.Context(), 3, controller.StageSteer))
+		require.Less(t, time.Since(begin), 100*time.Millisecond)
+		require.NoError(t, r.core.Settled(t.Context(), 3))
+		require.NoError(t, r.core.Settled(t.Context(), 4))
+		require.NotEmpty(t, r.snapshot().Blocked(topology.Place{DPID: 4, Port: 11}), "the cable of switch 4 to it")
+		r.proxy(1).Resume(faultproxy.ToSwitch)
 	})
 }
