@@ -314,9 +314,6 @@ func (a *App) change(c *controller.Context, e Change) {
 		carryOwners(old, v)
 	}
 	a.index(v)
-	if a.families[false]+a.families[true] < 2 { // the first, or the last
-		a.dirtyOut(c)
-	}
 	if old != nil {
 		v.startHealth(old.health, c.Now)
 	} else {
@@ -862,7 +859,7 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	case partTracking:
 		return a.compileTracking(sw)
 	case partOut:
-		return a.compileOut(sw)
+		return compileOutOf(sw)
 	}
 	if name, ok := strings.CutPrefix(part, partMember); ok {
 		return a.compileTrackedMember(c, sw, netip.MustParseAddr(name))

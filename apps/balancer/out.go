@@ -50,8 +50,8 @@ func register(n int, value uint32) ofproto.Field {
 	return f
 }
 
-// compileOut is table out of a switch with these ports. It is of the class that comes
-// first: no packet of a VIP finds the table empty.
+// compileOut is table out of a switch with these ports. It is there before there are VIPs,
+// and of the class that comes first: no packet of a VIP finds the table empty.
 func compileOut(ports []ofproto.PortDesc) flowtable.Part {
 	flow := func(priority uint16, actions []ofproto.Action, match ...ofproto.Field) flowtable.Flow {
 		return flowtable.Flow{Table: controller.TableOut, Priority: priority, Match: ofproto.NewMatch(match...), Instructions: applied(actions...)}
@@ -72,21 +72,12 @@ func compileOut(ports []ofproto.PortDesc) flowtable.Part {
 	return p
 }
 
-func (a *App) compileOut(sw *controller.Switch) controller.Source {
-	if !serves(sw) || !byOut(sw.Capabilities) || a.families[false]+a.families[true] == 0 {
+func compileOutOf(sw *controller.Switch) controller.Source {
+	if !serves(sw) || !byOut(sw.Capabilities) {
 		return controller.Source{}
 	}
 	ports := sw.PortList()
 	return controller.Source{Build: func() flowtable.Part { return compileOut(ports) }}
-}
-
-// dirtyOut has table out compiled again where VIPs are served.
-func (a *App) dirtyOut(c *controller.Context) {
-	for sw := range c.Switches() {
-		if serves(sw) {
-			c.Dirty(sw.DPID, partOut)
-		}
-	}
 }
 
 // sendBack does without table out, for the ports that clients and members are known to

@@ -1,6 +1,7 @@
 package reliability
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,23 @@ import (
 func anotherLayout(t *testing.T, sw *simswitch.Switch) {
 	t.Helper()
 	renumbered := func(n ofproto.Table) ofproto.Table { return 2 * n }
+	elsewhere := func(actions []ofproto.Action) []ofproto.Action {
+		actions = slices.Clone(actions)
+		for i, a := range actions {
+			if a, ok := a.(ofproto.Resubmit); ok {
+				a.Table = renumbered(a.Table)
+				actions[i] = a
+			}
+		}
+		return actions
+	}
+	for _, g := range sw.Groups() {
+		m := &ofproto.GroupMod{Command: ofproto.GroupModify, Type: g.Type, Group: g.Group, Buckets: slices.Clone(g.Buckets)}
+		for i := range m.Buckets {
+			m.Buckets[i].Actions = elsewhere(m.Buckets[i].Actions)
+		}
+		require.Nil(t, sw.Apply(m))
+	}
 	flows := sw.Flows()
 	require.Nil(t, sw.Apply(&ofproto.FlowMod{Command: ofproto.FlowDelete, Table: ofproto.TableAll, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny}))
 	for _, f := range flows {
@@ -32,8 +50,11 @@ func anotherLayout(t *testing.T, sw *simswitch.Switch) {
 			m.Cookie ^= 0xf << 44
 		}
 		for _, in := range f.Instructions {
-			if g, ok := in.(ofproto.GotoTable); ok {
-				in = ofproto.GotoTable{Table: renumbered(g.Table)}
+			switch of := in.(type) {
+			case ofproto.GotoTable:
+				in = ofproto.GotoTable{Table: renumbered(of.Table)}
+			case ofproto.ApplyActions:
+				in = ofproto.ApplyActions{Actions: elsewhere(of.Actions)}
 			}
 			m.Instructions = append(m.Instructions, in)
 		}
