@@ -876,11 +876,16 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	if err != nil || !serves(sw) || len(a.byAddress[addr]) == 0 {
 		return controller.Source{}
 	}
-	name = slices.Min(slices.Collect(maps.Keys(a.byAddress[addr])))
-	mac, vlan, caps := a.vips[name].rec.VIP.MAC, a.vips[name].rec.VIP.VLAN, sw.Capabilities
-	answer := slices.ContainsFunc(slices.Collect(maps.Keys(a.byAddress[addr])), func(n string) bool {
-		return a.vips[n].rec.VIP.Enabled && a.takes(c, sw, a.vips[n])
-	})
+	var first *vip // by name
+	answer := false
+	for name := range a.byAddress[addr] {
+		v := a.vips[name]
+		if first == nil || v.name < first.name {
+			first = v
+		}
+		answer = answer || v.rec.VIP.Enabled && a.takes(c, sw, v)
+	}
+	mac, vlan, caps := first.rec.VIP.MAC, first.rec.VIP.VLAN, sw.Capabilities
 	if icmp {
 		src := controller.Source{Class: flowtable.ClassHost}
 		if answer {
