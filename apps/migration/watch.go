@@ -23,11 +23,13 @@ type Watch struct {
 func (s *Service) await(ctx context.Context, r *record) error {
 	ctx, cancel := context.WithCancel(ctx)
 	worse := make(chan error, 1)
-	go func() { worse <- s.watch(ctx, r) }()
-	over := false
+	go func() {
+		defer close(worse)
+		worse <- s.watch(ctx, r)
+	}()
 	defer func() {
-		if cancel(); !over {
-			<-worse
+		cancel()
+		for range worse { // until it has ended
 		}
 	}()
 	left := time.NewTimer(r.Run.Deadline.Sub(s.now()))
@@ -41,7 +43,6 @@ func (s *Service) await(ctx context.Context, r *record) error {
 				return nil // confirmed, or to be rolled back
 			}
 		case err := <-worse:
-			over = true
 			if ctx.Err() != nil {
 				return nil
 			}
