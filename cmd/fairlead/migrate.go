@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -262,10 +261,14 @@ func migrateApply() *cobra.Command {
 }
 
 // looks reads a migration again and again, until see has seen enough. body is the
-// document as it came. The error is also that of an interrupted command.
+// document as it came. A command that is interrupted fails, and the server goes on.
 func (c *client) looks(name string, see func(m migration.Migration, body []byte) (enough bool, err error)) error {
+	interrupted := refused(fmt.Errorf("interrupted; the server goes on with what was begun: fairlead migrate status %s", name))
 	for {
 		a, err := c.get(migrationPath(name))
+		if c.ctx.Err() != nil {
+			return interrupted
+		}
 		if err != nil {
 			return err
 		}
@@ -279,7 +282,7 @@ func (c *client) looks(name string, see func(m migration.Migration, body []byte)
 		select {
 		case <-time.After(followEvery):
 		case <-c.ctx.Done():
-			return refused(context.Cause(c.ctx))
+			return interrupted
 		}
 	}
 }

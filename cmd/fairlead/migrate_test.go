@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -164,6 +167,34 @@ func TestMigrateCommands(t *testing.T) {
 	}
 	require.Contains(t, r.fails(exitUsage, "migrate rollback campus --to 0"), "to: 0")
 	require.Contains(t, r.fails(exitUsage, "migrate status --watch"), "name the migration")
+}
+
+// Who stops following does not stop the wave, and is told so; who watches may stop.
+func TestMigrateInterrupted(t *testing.T) {
+	applying := migration.Migration{Name: "campus", State: migration.StateApplying, Run: &migration.Run{Wave: "access", Phase: migration.PhaseStepping}}
+	s := &scripted{states: []migration.Migration{applying}}
+	srv := httptest.NewServer(s)
+	defer srv.Close()
+	t.Setenv("FAIRLEAD_SERVER", srv.URL)
+	for line, want := range map[string]struct {
+		code int
+		errs string
+	}{
+		"migrate apply campus":          {exitRefused, "fairlead: interrupted; the server goes on with what was begun: fairlead migrate status campus\n"},
+		"migrate status campus --watch": {exitDone, ""},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var errs bytes.Buffer
+		ended := make(chan int, 1)
+		s.mu.Lock()
+		s.asked = nil
+		s.mu.Unlock()
+		go func() { ended <- run(ctx, strings.Fields(line), nil, io.Discard, &errs) }()
+		require.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.asked) > 2 }, 10*time.Second, time.Millisecond)
+		cancel()
+		require.Equal(t, want.code, <-ended, line)
+		require.Equal(t, want.errs, errs.String(), line)
+	}
 }
 
 func TestProgressBar(t *testing.T) {
