@@ -720,10 +720,11 @@ func (a *App) Status(c *controller.Context, name string) (s Status, ok bool) {
 			}
 		}
 		if v.rec != nil && v.rec.VIP.Enabled {
-			if reason := a.bypassedAt(c, v, sw.DPID); reason != "" && st.Reason != "" {
-				st.Reason += "; " + reason
-			} else if reason != "" {
-				st.Reason = reason
+			for _, reason := range []string{a.bypassedAt(c, v, sw.DPID), a.strayedAt(c, v, sw)} {
+				if reason != "" && st.Reason != "" {
+					reason = "; " + reason
+				}
+				st.Reason += reason
 			}
 		}
 		s.VIP.Switches = append(s.VIP.Switches, st)

@@ -40,6 +40,8 @@ type lab struct {
 	hosts []*host
 	ports map[string]int // ports given to each switch so far
 	dpids int
+
+	machines map[string]*machine // the switches that are machines of their own
 }
 
 // link joins two switches by a veth pair; its ends are named a-b and b-a.
@@ -69,7 +71,7 @@ const (
 // way of the tap, whether or not one runs; a standalone lab has no controller.
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{t: t, ns: newNamespace(t, "sw"), ports: map[string]int{}}
+	l := &lab{t: t, ns: newNamespace(t, "sw"), ports: map[string]int{}, machines: map[string]*machine{}}
 	l.ovs = ovstest.StartIn(t, l.ns.name)
 	l.tap = newTap(t, l.ns)
 	return l
@@ -146,8 +148,13 @@ func (l *lab) switches() []string {
 func (l *lab) plug(sw, device string) int {
 	l.t.Helper()
 	l.ports[sw]++
-	run(l.t, "ip", "-n", l.ns.name, "link", "set", device, "up")
-	l.ovs.AddPort(sw, device, l.ports[sw])
+	ns, ovs := l.ns, l.ovs
+	if m := l.machines[sw]; m != nil {
+		run(l.t, "ip", "-n", ns.name, "link", "set", device, "netns", m.name)
+		ns, ovs = m.namespace, m.ovs
+	}
+	run(l.t, "ip", "-n", ns.name, "link", "set", device, "up")
+	ovs.AddPort(sw, device, l.ports[sw])
 	return l.ports[sw]
 }
 

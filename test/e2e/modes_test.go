@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -310,6 +311,63 @@ func TestConntrackLine(t *testing.T) {
 			_, err := clients[0].request(netip.AddrPort{}, netip.AddrPortFrom(servers[2].addr, 8080))
 			require.NoError(t, err)
 		})
+	}
+}
+
+// TestConntrackBesideASegment has two domains on a legacy segment, each with its own
+// connections: whom a switch is said not to serve, and nobody else, is not served.
+func TestConntrackBesideASegment(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.addMachine("s1")
+	l.addSwitch("s2", secure)
+	one, two := []*host{l.addHost("s1"), l.addHost("s1")}, []*host{l.addHost("s2"), l.addHost("s2")}
+	l.addBridge("old")
+	l.bridgeTo("old", "s1")
+	l.bridgeTo("old", "s2")
+	legacy := []*host{l.addLegacyHost("old"), l.addLegacyHost("old")}
+	for _, h := range []*host{one[1], two[1], legacy[1]} {
+		h.serveHTTP(8080)
+	}
+	c := l.control("managed")
+	c.wait("the segment is found", func() bool { s := c.segments(); return len(s) == 1 && s[0]["designated"] == 2 })
+	l.sweep()
+	for _, sourceNAT := range []bool{false, true} {
+		for _, m := range []*host{one[1], two[1], legacy[1]} {
+			what := fmt.Sprintf("source_nat=%v, member at %s", sourceNAT, m.at)
+			c.apply("web", with(modal("conntrack", offer("tcp", 80, members(8080, m))), "source_nat", sourceNAT))
+			reasons := map[string]string{}
+			var v vipState
+			c.rest("GET", "/v1/vips/web", nil, &v)
+			for _, s := range v.Status.Switches {
+				require.Equal(t, "installed", s.State)
+				reasons[strings.TrimLeft(s.DPID, "0")] = s.Reason
+			}
+			require.Empty(t, reasons["2"], what)
+			require.Equal(t, m.at == "s2", reasons["1"] != "", "%s: %v", what, reasons)
+			// The segment's clients come in by s1, which speaks for VIPs there.
+			expected := map[string]bool{one[0].name: reasons["1"] == "" || !sourceNAT, two[0].name: true, legacy[0].name: reasons["1"] == ""}
+			served := map[string]bool{}
+			var mu sync.Mutex
+			var wg sync.WaitGroup
+			for _, h := range []*host{one[0], two[0], legacy[0]} {
+				wg.Go(func() {
+					var err error
+					for range 3 {
+						if _, err = h.request(netip.AddrPort{}, service(80)); err != nil {
+							break
+						}
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					served[h.name] = err == nil
+				})
+			}
+			wg.Wait()
+			t.Logf("%s: served %v; s1: %s", what, served, reasons["1"])
+			require.Equal(t, expected, served, what)
+			c.must("DELETE", "/v1/vips/web", nil)
+		}
 	}
 }
 

@@ -32,19 +32,28 @@ type twins struct {
 	mac    string    // of the VIP
 }
 
-func newTwins(t *testing.T) *twins {
-	w := &twins{lab: newLab(t)}
-	away := newNamespace(t, "s1")
-	w.first = ovstest.StartIn(t, away.name)
+// machine is a switch that is a machine of its own: it can die alone, and tracks its own
+// connections, where the bridges of one Open vSwitch share theirs.
+type machine struct {
+	*namespace
+	ovs *ovstest.OVS
+}
 
-	// Its channel goes over a cable of its own, to a relay beside the controller.
-	const near, far = "192.0.2.1", "192.0.2.2"
-	run(t, "ip", "-n", w.ns.name, "link", "add", "channel", "type", "veth", "peer", "name", "channel", "netns", away.name)
-	for ns, addr := range map[string]string{w.ns.name: near, away.name: far} {
-		run(t, "ip", "-n", ns, "addr", "add", addr+"/24", "dev", "channel")
-		run(t, "ip", "-n", ns, "link", "set", "channel", "up")
+// addMachine adds a switch that is a machine. Its channel goes over a cable of its own, to
+// a relay beside the controller.
+func (l *lab) addMachine(name string) *machine {
+	t := l.t
+	t.Helper()
+	m := &machine{namespace: newNamespace(t, name)}
+	m.ovs = ovstest.StartIn(t, m.name)
+	l.dpids++
+	cable, near, far := "channel"+name, fmt.Sprintf("192.0.2.%d", 4*l.dpids+1), fmt.Sprintf("192.0.2.%d", 4*l.dpids+2)
+	run(t, "ip", "-n", l.ns.name, "link", "add", cable, "type", "veth", "peer", "name", cable, "netns", m.name)
+	for ns, addr := range map[string]string{l.ns.name: near, m.name: far} {
+		run(t, "ip", "-n", ns, "addr", "add", addr+"/30", "dev", cable)
+		run(t, "ip", "-n", ns, "link", "set", cable, "up")
 	}
-	relay, err := w.ns.listen(near + ":6653")
+	relay, err := l.ns.listen(near + ":6653")
 	require.NoError(t, err)
 	t.Cleanup(func() { relay.Close() })
 	go func() {
@@ -53,7 +62,7 @@ func newTwins(t *testing.T) *twins {
 			if err != nil {
 				return
 			}
-			there, err := w.ns.dial(netip.AddrPort{}, netip.MustParseAddrPort(tapAddress), patience)
+			there, err := l.ns.dial(netip.AddrPort{}, netip.MustParseAddrPort(tapAddress), patience)
 			if err != nil {
 				here.Close()
 				continue
@@ -67,22 +76,21 @@ func newTwins(t *testing.T) *twins {
 			go pass(there, here)
 		}
 	}()
+	m.ovs.AddBridge(ovstest.Bridge{Name: name, DPID: uint64(l.dpids), Controllers: []string{"tcp:" + near + ":6653"}})
+	l.machines[name] = m
+	return m
+}
 
-	w.dpids = 1
-	w.first.AddBridge(ovstest.Bridge{Name: "s1", DPID: 1, Controllers: []string{"tcp:" + near + ":6653"}})
+func newTwins(t *testing.T) *twins {
+	w := &twins{lab: newLab(t)}
+	w.first = w.addMachine("s1").ovs
 	w.addSwitch("s2", secure)
 	for range 2 {
 		w.addHost("s2").serveHTTP(8080)
 	}
 	w.addBridge("old")
-	w.ports = [2]string{"old-s1", w.bridgeTo("old", "s2").near()}
-	for i, k := range [][2]string{{"old-s1", "s1-old"}, {"s2-s1", "s1-s2"}} {
-		run(t, "ip", "-n", w.ns.name, "link", "add", k[0], "type", "veth", "peer", "name", k[1], "netns", away.name)
-		run(t, "ip", "-n", away.name, "link", "set", k[1], "up")
-		w.first.AddPort("s1", k[1], i+1)
-	}
-	run(t, "ip", "-n", w.ns.name, "link", "set", "old-s1", "master", "old", "up")
-	w.plug("s2", "s2-s1")
+	w.ports = [2]string{w.bridgeTo("old", "s1").near(), w.bridgeTo("old", "s2").near()}
+	w.addLink("s1", "s2")
 	w.client = w.addLegacyHost("old")
 
 	w.c = w.control("managed")
