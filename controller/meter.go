@@ -56,7 +56,7 @@ const unknownRate = 500
 // meterKind returns the kind of a flow that goes to the controller.
 func meterKind(app flowtable.AppID, priority uint16) uint32 {
 	switch {
-	case app == AppDiscovery && priority == PrioARP:
+	case app == AppDiscovery && priority == PrioARP, app == AppBalancer && (priority == PrioMemberOwn || priority == PrioMemberClaim):
 		return meterHosts
 	case app == AppDiscovery && priority != PrioBPDUGuard, app == AppForwarding && priority == PrioBlockedEcho:
 		return meterProbes

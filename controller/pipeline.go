@@ -90,6 +90,8 @@ const (
 	PrioVIPOwn      uint16 = 39002 // ingress: ARP of a VIP's own MAC
 	PrioVIPAsks     uint16 = 39001 // ingress: ARP requests of others by a VIP's address
 	PrioVIPClaim    uint16 = 39000 // ingress: ARP of others that claim a VIP's address
+	PrioMemberOwn   uint16 = 38001 // ingress: ARP of a member whose MAC a database has
+	PrioMemberClaim uint16 = 38000 // ingress: ARP of others that claim its address
 	PrioMeasure     uint16 = 30001 // ingress: questions of measurements
 	PrioARP         uint16 = 30000 // ingress: copies of ARP
 	// PrioMiss is above 0, so that the entry NORMAL of priority 0 that many bridges
@@ -168,6 +170,8 @@ var Pipeline = &flowtable.Pipeline{
 				{Priority: PrioVIPOwn, App: AppBalancer, Stages: "steer, managed", Match: "ARP, neighbour message that gives a VIP's address the VIP's MAC", Does: "on as any other packet"},
 				{Priority: PrioVIPAsks, App: AppBalancer, Stages: "steer, managed", Match: "dsr: ARP request of another MAC that has a VIP's address for its own", Does: "the address is taken out; on as any other packet"},
 				{Priority: PrioVIPClaim, App: AppBalancer, Stages: "steer, managed", Match: "other ARP, neighbour advertisement that gives a VIP's address another MAC", Does: "drop"},
+				{Priority: PrioMemberOwn, App: AppBalancer, Stages: "steer, managed", Match: "a member whose MAC is in OVSDB: ARP, neighbour advertisement that gives its address that MAC", Does: "a copy to the controller, then on as any other packet"},
+				{Priority: PrioMemberClaim, App: AppBalancer, Stages: "steer, managed", Match: "and what gives its address another MAC", Does: "to the controller, and nowhere else"},
 				{Priority: PrioVIPARP, App: AppHealth, Stages: "all", Match: "ARP request or neighbour solicitation for the source address of a monitor, where that is no VIP; for a VIP, of a member behind an access port of its VLAN", Does: "to the controller, which answers"},
 				{Priority: PrioMeasure, App: AppMeasure, Stages: "all", Match: "ARP request, neighbour solicitation of a measurement", Does: "on as any other packet, without a copy; managed: to vip"},
 				{Priority: PrioARP, App: AppDiscovery, Stages: "all", Match: "ARP; IPv6 neighbour solicitations and advertisements", Does: "a copy to the controller, then on as any other packet"},

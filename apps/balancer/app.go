@@ -125,9 +125,10 @@ type location struct {
 	asks   int       // of those, without an answer
 	reason string    // why it is not known
 
-	network  uint16 // VLAN of the VIPs that have it as a member
-	iface    string // that it is attached to; empty: it is found by its frames
-	declared bool   // place is where the database says that iface is
+	network  uint16      // VLAN of the VIPs that have it as a member
+	iface    string      // that it is attached to; empty: it is found by its frames
+	bound    ofproto.MAC // of what the database says is attached to it; zero: it does not say
+	declared bool        // place is where the database says that iface is
 }
 
 // NewApp returns the app with the stored intents. saveOwners is called now and
@@ -185,7 +186,8 @@ func (a *App) Parts(c *controller.Context, sw *controller.Switch) []string {
 	for addr := range a.byAddress {
 		parts = append(parts, partAddress+addr.String(), partICMP+addr.String())
 	}
-	return append(append(parts, partOut, partErrors+"4", partErrors+"6"), a.trackedParts()...)
+	parts = append(append(parts, partOut, partErrors+"4", partErrors+"6"), a.trackedParts()...)
+	return append(parts, a.boundParts()...)
 }
 
 // Handle implements controller.App.
@@ -864,6 +866,9 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	}
 	if name, ok := strings.CutPrefix(part, partMember); ok {
 		return a.compileTrackedMember(c, sw, netip.MustParseAddr(name))
+	}
+	if name, ok := strings.CutPrefix(part, partBound); ok {
+		return a.compileBoundOf(sw, netip.MustParseAddr(name))
 	}
 	if family, ok := strings.CutPrefix(part, partErrors); ok {
 		six := family == "6"

@@ -103,6 +103,7 @@ type sight struct {
 	searched bool // it is found by its frames, and asked for everywhere
 	kept     bool // it is not known, but its host is where a port is down
 	mac      ofproto.MAC
+	bound    ofproto.MAC // of what is attached there, as the database says; zero: it does not
 	vlan     uint16
 	place    topology.Place // also of one that is not known, where something is known of it
 	reason   string         // why it is not known
@@ -122,7 +123,7 @@ func (a *App) atInterface(snap *topology.Snapshot, l *location, h topology.Host,
 		// It may be behind a segment: the frames say.
 		return sight{reason: named + ", which is not connected as a switch"}, false
 	}
-	s = sight{declared: true, place: at.Place, mac: at.MAC, vlan: l.network}
+	s = sight{declared: true, place: at.Place, mac: at.MAC, bound: at.MAC, vlan: l.network}
 	if at.Access {
 		s.vlan = 0
 	}

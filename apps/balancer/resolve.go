@@ -81,6 +81,7 @@ func (a *App) relocate(c *controller.Context, addrs iter.Seq[netip.Addr]) {
 func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 	l := a.members[addr]
 	is := a.sight(c.Graph.Snapshot(), addr)
+	a.bind(c, addr, is.bound)
 	if is.known || is.kept {
 		a.hold(c, addr, topology.HostKey{MAC: topology.MAC(is.mac), VLAN: is.vlan})
 	} else {
@@ -94,7 +95,7 @@ func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 		return false
 	}
 	*l = location{
-		known: is.known, lost: !is.known, held: l.held, since: c.Now, asked: l.asked, place: l.place, mac: l.mac, vlan: is.vlan, network: l.network, iface: l.iface,
+		known: is.known, lost: !is.known, held: l.held, since: c.Now, asked: l.asked, place: l.place, mac: l.mac, vlan: is.vlan, network: l.network, iface: l.iface, bound: l.bound,
 	}
 	a.put(addr, is)
 	if is.known {
@@ -404,6 +405,7 @@ func (a *App) forget(c *controller.Context, addr netip.Addr) {
 		a.hold(c, addr, topology.HostKey{})
 	}
 	delete(a.members, addr)
+	a.dirtyBound(c, addr)
 }
 
 func pin(c *controller.Context, host topology.HostKey, pinned bool) {
