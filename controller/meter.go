@@ -58,7 +58,7 @@ func meterKind(app flowtable.AppID, priority uint16) uint32 {
 	switch {
 	case app == AppDiscovery && priority == PrioARP, app == AppBalancer && (priority == PrioMemberOwn || priority == PrioMemberClaim):
 		return meterHosts
-	case app == AppDiscovery && priority != PrioBPDUGuard, app == AppForwarding && priority == PrioBlockedEcho:
+	case app == AppDiscovery && priority != PrioBPDUGuard:
 		return meterProbes
 	case app == AppForwarding:
 		return meterUnknown

@@ -79,7 +79,6 @@ const (
 	PrioDiscovery   uint16 = 65000 // ingress: LLDP
 	PrioProbe       uint16 = 64000 // ingress: ARP replies to the controller's own requests
 	PrioBPDUGuard   uint16 = 51000 // ingress: BPDUs, where they block the port
-	PrioBlockedEcho uint16 = 50100 // ingress: echoes of our own at ports that are blocked
 	PrioBlocked     uint16 = 50000 // ingress: ports that another one leads to the same segment for
 	PrioBPDU        uint16 = 45000 // ingress: BPDUs
 	PrioFlooding    uint16 = 44001 // ingress: the broadcast of a measurement, while there is one
@@ -154,13 +153,12 @@ var Pipeline = &flowtable.Pipeline{
 			Next: []ofproto.Table{TableSource, TableVIP},
 			Rows: []flowtable.RowSpec{
 				{Priority: PrioMark, App: AppStore, Stages: "all", Match: "an EtherType and address that no packet has, made of the store's identity", Does: "nothing; marks the switch as programmed from this store"},
-				{Priority: PrioAlive, App: AppDiscovery, Stages: "all", Match: "Open vSwitch: LLDP to a group of ours", Does: "sent back, with another group and the switch's mark as its addresses: it tells that the switch forwards"},
+				{Priority: PrioAlive, App: AppDiscovery, Stages: "all", Match: "LLDP to a group of ours, where the switch can write addresses", Does: "sent back, with another group and the switch's mark as its addresses: it tells that the switch forwards"},
 				{Priority: PrioDiscovery, App: AppDiscovery, Stages: "all", Match: "LLDP", Does: "to the controller, and nowhere else"},
 				{Priority: PrioProbe, App: AppDiscovery, Stages: "all", Match: "ARP, neighbour messages to the controller's own MAC", Does: "to the controller, and nowhere else"},
 				{Priority: PrioBPDUGuard, App: AppDiscovery, Stages: "managed", Match: "BPDU, where the switch guards against them", Does: "to the controller, and nowhere else: the port is blocked"},
 				{Priority: PrioVIPQuiet, App: AppBalancer, Stages: "steer, managed", Match: "port on a segment, or to a switch that does not serve, where another one speaks for a VIP; ARP request, neighbour solicitation or advertisement for it", Does: "drop"},
 				{Priority: PrioVIPNoLink, App: AppBalancer, Stages: "steer, managed", Match: "neighbour solicitation for a VIP that does not say who asks, as in duplicate address detection", Does: "to the controller, which answers"},
-				{Priority: PrioBlockedEcho, App: AppForwarding, Stages: "managed", Match: "echo of the controller's own at a port that is blocked", Does: "to the controller: who it is blocked for still forwards"},
 				{Priority: PrioBlocked, App: AppForwarding, Stages: "managed", Match: "port that is blocked: another leads to its segment, or a guard has found a reason", Does: "drop"},
 				{Priority: PrioBPDU, App: AppDiscovery, Stages: "managed; observe, steer where forwarded", Match: "BPDU", Does: "managed: drop, or on to vip, where it is flooded; observe, steer: out of all other ports"},
 				{Priority: PrioFlooding, App: AppMeasure, Stages: "all", Match: "broadcast of a measurement, while there is one", Does: "a copy to the controller, then on as any other packet"},

@@ -1,6 +1,7 @@
 package discovery_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,20 +30,29 @@ func blocked(l *lab.Lab) bool {
 }
 
 // A switch that has died is told by its neighbours' probes at once, though its ports are
-// up at the other ends; one that has lost its channel alone is not.
+// up at the other ends, and so is one that is not on the segment any more; one that has lost
+// its channel alone is not, nor one that cannot answer.
 func TestSwitchThatStopped(t *testing.T) {
-	for _, name := range []string{"alive", "dead", "dies later", "not Open vSwitch", "forwards by itself", "its neighbour is stuck"} {
+	for _, name := range []string{
+		"alive", "dead", "dies later", "not Open vSwitch", "not Open vSwitch, dead", "cannot answer", "forwards by itself", "its neighbour is stuck",
+		"not on the segment any more", "dead when the controller starts", "alive when the controller starts",
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := simswitch.Options{NoNicira: name == "not Open vSwitch"}
+				o := simswitch.Options{NoNicira: strings.HasPrefix(name, "not Open vSwitch")}
+				if name == "cannot answer" {
+					o.NoSet = []ofproto.FieldType{ofproto.FieldEthDst}
+				}
 				l := lab.Start(t, beside(o), lab.Options{})
 				l.Settle()
 				l.Pass(2 * time.Second)
 				require.True(t, blocked(l))
 				die := func() { l.Switch(1).Freeze(true) }
 				switch name {
-				case "dead", "not Open vSwitch", "its neighbour is stuck":
+				case "dead", "not Open vSwitch, dead", "cannot answer", "its neighbour is stuck":
 					die()
+				case "not on the segment any more":
+					l.Cut(legacy(1), true)
 				}
 				l.Switch(2).Freeze(name == "its neighbour is stuck")
 				l.Disconnect(1)
@@ -56,7 +66,28 @@ func TestSwitchThatStopped(t *testing.T) {
 					}
 				}
 				l.Pass(600 * time.Millisecond)
-				if name == "dead" {
+				if name == "not on the segment any more" {
+					l.Pass(2 * time.Second)
+					require.False(t, blocked(l))
+					l.Pass(time.Minute)
+					require.False(t, blocked(l))
+					return
+				}
+				if rest, ok := strings.CutSuffix(name, " when the controller starts"); ok {
+					l.Pass(3 * time.Second)
+					l.Stop()
+					if rest == "dead" {
+						die()
+					}
+					next := lab.Start(t, l.Network, lab.Options{Memory: l.Memory})
+					next.Disconnect(1)
+					next.Pass(2 * time.Second)
+					require.Equal(t, rest == "alive", blocked(next))
+					next.Pass(time.Minute)
+					require.Equal(t, rest == "alive", blocked(next))
+					return
+				}
+				if strings.HasSuffix(name, "dead") {
 					require.False(t, blocked(l))
 					_, there := l.Snapshot().Switch(1)
 					require.False(t, there)
@@ -75,7 +106,7 @@ func TestSwitchThatStopped(t *testing.T) {
 					require.False(t, blocked(l))
 					return
 				}
-				if name == "alive" || name == "forwards by itself" { // of others echoes decide
+				if name != "its neighbour is stuck" {
 					l.Pass(time.Minute)
 					require.True(t, blocked(l))
 				}

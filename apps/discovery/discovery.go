@@ -47,15 +47,15 @@ type App struct {
 	// virtual says which addresses are no host's; nil: none.
 	virtual func(netip.Addr) bool
 
-	wakes     time.Time // when the app is to be woken next
-	parted    map[pair]parting
-	silences  silences
-	echoes    map[topology.Place]*echo // by blocked port
-	copies    copies
-	answering map[topology.DPID]bool   // switches that send probes back by themselves
-	doubts    map[topology.DPID]*doubt // of switches that are not connected
-	claims    map[claimKey]*claim
-	gone      map[topology.HostKey]departure
+	wakes    time.Time // when the app is to be woken next
+	parted   map[pair]parting
+	silences silences
+	copies   copies
+	answers  map[topology.DPID]*answers
+	tries    time.Time                // when switches are tried next
+	doubts   map[topology.DPID]*doubt // of switches that are not connected
+	claims   map[claimKey]*claim
+	gone     map[topology.HostKey]departure
 
 	peers      map[topology.Place]topology.Place // the last other end of a link, by port
 	pasts      map[topology.Place]*past
@@ -64,6 +64,7 @@ type App struct {
 	savedVersion uint64
 	savedAt      time.Time
 	urgent       bool // a pinned host has moved since
+	answered     bool // a switch has answered by another way since
 }
 
 // prober is the sending end of the probes of one port.
@@ -86,8 +87,8 @@ type prober struct {
 func New(key []byte, random io.Reader, store func(context.Context, []byte) error) *App {
 	return &App{
 		key: key, random: random, store: store, ports: map[topology.Place]*prober{}, halves: map[[2]topology.Place]half{},
-		parted: map[pair]parting{}, silences: silences{pairs: map[pair]*hearing{}}, echoes: map[topology.Place]*echo{}, copies: copies{frames: map[uint64]*copied{}},
-		answering: map[topology.DPID]bool{}, doubts: map[topology.DPID]*doubt{},
+		parted: map[pair]parting{}, silences: silences{pairs: map[pair]*hearing{}}, copies: copies{frames: map[uint64]*copied{}},
+		answers: map[topology.DPID]*answers{}, doubts: map[topology.DPID]*doubt{},
 		claims: map[claimKey]*claim{}, gone: map[topology.HostKey]departure{},
 		peers: map[topology.Place]topology.Place{}, pasts: map[topology.Place]*past{}, suspicions: map[topology.Place]suspicion{},
 	}
@@ -108,7 +109,7 @@ func (a *App) Parts(*controller.Context, *controller.Switch) []string {
 // Compile implements controller.App.
 func (a *App) Compile(_ *controller.Context, sw *controller.Switch, part string) controller.Source {
 	if part == partAlive {
-		if !sw.Capabilities.Nicira {
+		if sw.Capabilities.FlowSet&controller.LayerL2 == 0 {
 			return controller.Source{}
 		}
 		dpid := sw.DPID
@@ -159,6 +160,10 @@ func basePart(stage controller.Stage, caps controller.Capabilities) flowtable.Pa
 // Handle implements controller.App.
 func (a *App) Handle(c *controller.Context, event any) {
 	switch e := event.(type) {
+	case controller.Started:
+		for _, sw := range c.Graph.Snapshot().Switches() { // from before
+			a.lost(c, sw.DPID)
+		}
 	case controller.SwitchUp:
 		a.back(topology.DPID(e.DPID))
 		a.listening(topology.DPID(e.DPID), c.Now)
@@ -177,7 +182,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.lost(c, topology.DPID(e.DPID))
 	case controller.Applied:
 		if e.Part == partAlive {
-			a.answering[topology.DPID(e.DPID)] = e.Tag != 0 && e.Err == nil
+			a.answersNow(c, topology.DPID(e.DPID), e.Tag != 0 && e.Err == nil)
 			return
 		}
 		// Probes that come before the switch takes them out are lost on it.
@@ -200,14 +205,13 @@ func (a *App) Handle(c *controller.Context, event any) {
 			a.settleClaims(c)
 		}
 	case topology.SwitchGone:
-		if a.doubts[e.DPID] == nil {
-			delete(a.answering, e.DPID)
-		}
+		a.forgetAnswers(e.DPID)
 		maps.DeleteFunc(a.ports, func(p topology.Place, _ *prober) bool { return p.DPID == e.DPID })
 		a.forgetPorts(func(p topology.Place) bool { return p.DPID == e.DPID })
 	case topology.LinkUp:
 		a.findNarrow(c, e.Link.A, e.Link.B)
 		a.examine(c, e.Link)
+		a.trySoon(c)
 	case topology.LinkDown:
 		a.changed(e.Link)
 	case topology.LinkChanged:
@@ -218,6 +222,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.segmentChanged(c, e)
 		if e.Joined {
 			a.findNarrow(c, e.A, e.B)
+			a.trySoon(c)
 		}
 	case topology.HostMoved:
 		a.suspect(c, e.Host.VLAN, e.Host.Place, e.From)
@@ -254,7 +259,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		}
 		a.probeBridges(c)
 		a.askSilent(c)
-		a.sendEchoes(c)
+		a.try(c)
 		a.ask(c)
 		a.settleClaims(c)
 		a.save(c)
@@ -345,12 +350,7 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 		a.bpdu(c, at, f)
 		return
 	}
-	l, ok := f.LLDP()
-	if f.EtherType() == packet.EtherTypeBDDP {
-		l, err = packet.ParseLLDP(f.Payload())
-		ok = err == nil
-	}
-	if ok {
+	if l, ok := f.LLDP(); ok {
 		switch from, kind, seq, ok := a.verify(l); {
 		case !ok:
 		case kind == probeAlive:
@@ -364,8 +364,6 @@ func (a *App) packetIn(c *controller.Context, e controller.PacketIn) {
 			a.hearBridged(c, from, at, f)
 		case kind == probeWhole:
 			a.hearWhole(c, from, at)
-		case kind == probeEcho:
-			a.hearEcho(c, from, at)
 		default:
 			a.hearSmall(from, at)
 			a.noteLate(from, at, seq)
@@ -553,6 +551,8 @@ type savedSwitch struct {
 	DPID      uint64      `json:"dpid"`
 	Ports     []savedPort `json:"ports"`
 	Unmanaged bool        `json:"unmanaged,omitempty"`
+	// Answers are the ports that the switch has sent probes back to.
+	Answers []savedPlace `json:"answers,omitempty"`
 }
 
 type savedPort struct {
@@ -594,16 +594,21 @@ func (a *App) save(c *controller.Context) {
 	if a.urgent {
 		every = saveSoon
 	}
-	if version == a.savedVersion || c.Now.Sub(a.savedAt) < every {
+	if version == a.savedVersion && !a.answered || c.Now.Sub(a.savedAt) < every {
 		return
 	}
-	a.savedVersion, a.savedAt, a.urgent = version, c.Now, false
+	a.savedVersion, a.savedAt, a.urgent, a.answered = version, c.Now, false, false
 	snap := c.Graph.Snapshot()
 	var g savedGraph
 	for _, sw := range snap.Switches() {
 		s := savedSwitch{DPID: uint64(sw.DPID), Unmanaged: !snap.Managed(sw.DPID)}
 		for _, p := range sw.Ports {
 			s.Ports = append(s.Ports, savedPort{uint32(p.Port), p.Name, ofproto.MAC(p.MAC), p.Up})
+		}
+		if k := a.answers[sw.DPID]; k != nil {
+			for _, p := range slices.SortedFunc(maps.Keys(k.at), topology.Place.Compare) {
+				s.Answers = append(s.Answers, savePlace(p))
+			}
 		}
 		g.Switches = append(g.Switches, s)
 	}
@@ -637,7 +642,7 @@ func (a *App) save(c *controller.Context) {
 // Restore brings a saved graph back, before the controller runs: a restart must
 // not look like a network that has lost its links and hosts. Links are believed
 // for a while without having been heard.
-func Restore(g *topology.Graph, saved []byte, now time.Time) error {
+func (a *App) Restore(g *topology.Graph, saved []byte, now time.Time) error {
 	if len(saved) == 0 {
 		return nil
 	}
@@ -653,6 +658,11 @@ func Restore(g *topology.Graph, saved []byte, now time.Time) error {
 		// Long ago, so that its ports are settled: they were before the restart.
 		g.SetSwitch(topology.DPID(sw.DPID), ports, now.Add(-trustFor))
 		g.SetManaged(topology.DPID(sw.DPID), !sw.Unmanaged, now.Add(-trustFor))
+		k := &answers{at: map[topology.Place]bool{}}
+		for _, p := range sw.Answers {
+			k.at[p.place()] = true
+		}
+		a.answers[topology.DPID(sw.DPID)] = k
 	}
 	g.Expire(now)
 	for _, b := range s.Blocks {

@@ -16,8 +16,7 @@ import (
 //
 // Bridges do not pass on what is sent to LLDP's own address. A probe of segments is the
 // same to an address that they do, and to that of all stations for those that pass on
-// nothing else. An echo goes through the switches themselves, to tell whether one that is
-// not connected still forwards.
+// nothing else.
 const (
 	probeFields = 8 + 4 + 8 + 8 // dpid, port, nonce, sequence
 	probeLen    = probeFields + sha256.Size
@@ -33,7 +32,6 @@ type probeKind uint8
 const (
 	probeLink probeKind = 1 + iota
 	probeSegment
-	probeEcho
 	probeAlive            // answered by switches (alive.go)
 	probeWhole            // as large as frames of hosts (whole.go)
 	probeKinds = iota + 1 // and one that is none
@@ -62,14 +60,11 @@ func (a *App) probeFrame(at topology.Place, p *prober, kind probeKind) []byte {
 		return a.probeTo(bridgedMulticast, at, p, kind)
 	case probeAlive:
 		return a.probeTo(askMulticast, at, p, kind)
-	case probeEcho:
-		return a.probeTo(packet.Broadcast, at, p, kind)
 	}
 	return a.probeTo(packet.LLDPMulticast, at, p, kind)
 }
 
-// probeTo is the next probe of a kind out of a port, to an address, with tags. An echo
-// has another EtherType: switches forward it as they do any broadcast.
+// probeTo is the next probe of a kind out of a port, to an address, with tags.
 func (a *App) probeTo(dst packet.MAC, at topology.Place, p *prober, kind probeKind, tags ...packet.VLAN) []byte {
 	p.seq[kind]++
 	v := make([]byte, 0, probeLen)
@@ -78,11 +73,7 @@ func (a *App) probeTo(dst packet.MAC, at topology.Place, p *prober, kind probeKi
 	v = append(v, p.nonce[:]...)
 	v = binary.BigEndian.AppendUint64(v, p.seq[kind])
 	v = append(v, a.sign(kind, v)...)
-	ethertype := packet.EtherTypeLLDP
-	if kind == probeEcho {
-		ethertype = packet.EtherTypeBDDP
-	}
-	b := packet.AppendEthernet(nil, packet.Ethernet{Dst: dst, Src: controller.ProbeMAC, Type: ethertype}, tags...)
+	b := packet.AppendEthernet(nil, packet.Ethernet{Dst: dst, Src: controller.ProbeMAC, Type: packet.EtherTypeLLDP}, tags...)
 	return packet.AppendLLDP(b, packet.LLDP{
 		ChassisSubtype: packet.ChassisLocal, ChassisID: []byte("dpid:" + at.DPID.String()),
 		PortSubtype: packet.PortLocal, PortID: []byte(at.Port.String()),

@@ -11,7 +11,6 @@ import (
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
-	"github.com/fairlead/fairlead/ofproto/packet"
 	"github.com/fairlead/fairlead/topology"
 )
 
@@ -197,9 +196,6 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller
 		in := ofproto.InPort(ofproto.Port(port.Port))
 		if !port.Up {
 			continue
-		}
-		if snap.IsBlocked(at) || snap.Mourned()[at].Segment { // its switch may be heard still
-			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlockedEcho, apply(ofproto.ToController()), in, ofproto.EthType(packet.EtherTypeBDDP)))
 		}
 		if snap.IsBlocked(at) {
 			p.Flows = append(p.Flows, flow(controller.TableIngress, controller.PrioBlocked, nil, in))

@@ -73,7 +73,8 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := discovery.Restore(graph, saved, time.Now()); err != nil {
+	found := discovery.New(lldpKey(db), rand.Reader, state.saveTopology)
+	if err := found.Restore(graph, saved, time.Now()); err != nil {
 		log.Warn("the network has to be discovered anew", "error", err)
 	}
 	var core *controller.Controller
@@ -86,7 +87,6 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		return err
 	}
 	vips := balancer.NewApp(records, intents.SaveOwners)
-	found := discovery.New(lldpKey(db), rand.Reader, state.saveTopology)
 	found.Except(vips.Virtual)
 	vips.SetWatch(watch)
 	vips.AnnounceEvery(cfg.AnnounceEvery)

@@ -131,18 +131,18 @@ func start(t *testing.T, o options) *rig {
 	r.db, err = store.Open(o.keep.dir, store.Options{})
 	require.NoError(t, err)
 	r.graph = topology.New(topology.Options{EdgeDelay: lab.EdgeDelay, MoveEvery: 5 * time.Second, Claims: true})
-	require.NoError(t, discovery.Restore(r.graph, o.keep.memory.Topology(), time.Now()))
+	if o.key == nil {
+		o.key = key
+	}
+	found := discovery.New(o.key, rand.NewChaCha8([32]byte(key)), o.keep.memory.SaveTopology)
+	require.NoError(t, found.Restore(r.graph, o.keep.memory.Topology(), time.Now()))
 	r.intents = balancer.NewIntents(r.db, time.Now, func(c balancer.Change) { _ = r.core.Post(context.Background(), c) })
 	records, err := r.intents.All(t.Context())
 	require.NoError(t, err)
 	r.app = balancer.NewApp(records, r.intents.SaveOwners)
 	apps := o.apps
 	if !o.only {
-		if o.key == nil {
-			o.key = key
-		}
-		random := rand.NewChaCha8([32]byte(key))
-		apps = append([]controller.App{discovery.New(o.key, random, o.keep.memory.SaveTopology), forwarding.New(r.graph), r.app}, apps...)
+		apps = append([]controller.App{found, forwarding.New(r.graph), r.app}, apps...)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.ctx = ctx

@@ -85,7 +85,8 @@ func start(t *testing.T, o options) *rig {
 	log := &logs{}
 	r := &rig{t: t, log: log}
 	graph := topology.New(topology.Options{EdgeDelay: lab.EdgeDelay, MaxHosts: o.maxHosts})
-	require.NoError(t, discovery.Restore(graph, o.keep.memory.Topology(), time.Now()))
+	found := discovery.New(key, rand.NewChaCha8([32]byte(key)), o.keep.memory.SaveTopology)
+	require.NoError(t, found.Restore(graph, o.keep.memory.Topology(), time.Now()))
 	r.intents = balancer.NewIntents(db, time.Now, func(c balancer.Change) {
 		if r.core != nil {
 			_ = r.core.Post(context.Background(), c)
@@ -103,7 +104,7 @@ func start(t *testing.T, o options) *rig {
 	records, err := r.intents.All(t.Context())
 	require.NoError(t, err)
 	r.app = balancer.NewApp(records, r.intents.SaveOwners)
-	apps := append([]controller.App{discovery.New(key, rand.NewChaCha8([32]byte(key)), o.keep.memory.SaveTopology), forwarding.New(graph), r.app}, o.apps...)
+	apps := append([]controller.App{found, forwarding.New(graph), r.app}, o.apps...)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.core, err = controller.New(ctx, controller.Options{
 		Store: &o.keep.memory, Graph: graph, Apps: apps, Cluster: "scale", DefaultStage: o.stage,

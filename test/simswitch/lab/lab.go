@@ -202,12 +202,11 @@ func Start(t *testing.T, n *simswitch.Network, o Options) *Lab {
 		o.Log = io.Discard
 	}
 	g := topology.New(topology.Options{EdgeDelay: EdgeDelay})
-	require.NoError(t, discovery.Restore(g, o.Memory.Topology(), time.Now()))
 	var apps []controller.App
+	found := discovery.New(o.Key, rand.NewChaCha8([32]byte([]byte(commonKey))), o.Memory.SaveTopology)
+	found.Except(o.Virtual)
+	require.NoError(t, found.Restore(g, o.Memory.Topology(), time.Now()))
 	if !o.Only {
-		random := rand.NewChaCha8([32]byte([]byte(commonKey)))
-		found := discovery.New(o.Key, random, o.Memory.SaveTopology)
-		found.Except(o.Virtual)
 		apps = append(apps, found, forwarding.New(g))
 	}
 	if o.Apps != nil {
