@@ -51,6 +51,18 @@ func TestWavesAndRollback(t *testing.T) {
 			return l.rests("campus")
 		}
 		third := w.picture()
+		m = back(3) // only the last wave: the others are where they were
+		require.Equal(t, []string{"w1", "w2"}, m.Applied)
+		for _, st := range m.Last.Steps {
+			want := unchanged
+			if st.Bridge == "a2" {
+				want = ""
+			}
+			require.Equal(t, want, st.Reason, st.Target())
+		}
+		l.apply()
+		l.confirm()
+		require.Equal(t, third, w.picture())
 		m = back(2)
 		require.Equal(t, StateRolledBack, m.State)
 		require.Equal(t, []string{"w1"}, m.Applied)

@@ -122,6 +122,9 @@ type pointed struct {
 	matrix Measurement
 }
 
+// unchanged is the note of a target that nothing had to be done to.
+const unchanged = "it is as it was"
+
 // restore brings one target to where it was. note is what is remarkable.
 func (u *undoing) restore(ctx context.Context, step Step, points map[string]pointed) (note string, err error) {
 	s := u.s
@@ -141,6 +144,7 @@ func (u *undoing) restore(ctx context.Context, step Step, points map[string]poin
 		return "", err
 	}
 	if !t.Adopted {
+		note = unchanged
 		if v.State != "available" {
 			if note, err = u.closes(ctx, sw, StageReleased); err != nil {
 				return "", err
@@ -165,7 +169,7 @@ func (u *undoing) restore(ctx context.Context, step Step, points map[string]poin
 		return note, nil
 	}
 	if v.State == "adopted" && sw.Stage == t.Stage && sameTargets(v, t.Controllers) && len(v.Drift) == 0 {
-		return "", nil
+		return unchanged, nil
 	}
 	if note, err = u.closes(ctx, sw, t.Stage); err != nil {
 		return "", err
@@ -196,7 +200,8 @@ func (u *undoing) restoreStage(ctx context.Context, t Target) (note string, err 
 	if err != nil {
 		return "", err
 	}
-	if !sw.Stored || sw.Stage != t.Stage {
+	note = unchanged
+	if sw.Stored != (t.Stage != "") || sw.Stored && sw.Stage != t.Stage {
 		stage := t.Stage
 		if stage == "" { // that of switches never seen: nobody has datapath id 0
 			unseen, err := s.o.Network.Switch(ctx, 0)

@@ -327,7 +327,11 @@ func (s story) tell(m migration.Migration) {
 			s.say("wave %s: %s", wave, run.Phase)
 		}
 		for _, k := range m.Checkpoints {
-			if k.N == run.Checkpoint && !undoing {
+			switch {
+			case k.N != run.Checkpoint || undoing:
+			case k.Hosts.Asked+k.VIPs.Asked+k.Probes.Asked == 0:
+				s.say("wave %s: checkpoint %d: nothing can be asked yet", wave, k.N)
+			default:
 				s.say("wave %s: checkpoint %d: answered: %s hosts, %s VIPs, %s probes", wave, k.N, k.Hosts, k.VIPs, k.Probes)
 			}
 		}
