@@ -28,10 +28,11 @@ const programMost = 1.3
 
 // program measures how fast many VIPs are brought into an empty switch.
 func (b *bench) program() error {
-	b.head("programming VIPs of 3 members", `A switch (Open vSwitch, dummy datapath) connects empty; from then until Fairlead has its acknowledgement of everything. All of it is
-counted: handshake, read-back, compiling, comparing, bundles and barriers. Against it: what Fairlead sent then, recorded, and played
-without a pause to a bridge of the same Open vSwitch until the answer to a last barrier. Both pass the same relay, and both begin
-when Open vSwitch has done with emptying the bridges: it frees what was in them for half a second more, beside whoever is next.`)
+	b.head("programming VIPs of 3 members", `A switch (Open vSwitch, dummy datapath) connects empty; from its features on until Fairlead has its acknowledgement of everything. All of
+it is counted: role, descriptions, read-back, compiling, comparing, bundles and barriers. Against it: what Fairlead sent then, recorded,
+and played without a pause to a bridge of the same Open vSwitch until the answer to a last barrier. Both pass the same relay. Open vSwitch
+is idle before: it frees the entries of an emptied bridge for half a second beside whoever is next. And it lets a features request that
+does not come with the hello wait for half a second now and then, which is not counted.`)
 	for _, n := range []int{1000, 10000} {
 		if err := scoped(func(s *scope) error { return b.programMany(s, n) }); err != nil {
 			return fmt.Errorf("%d VIPs: %w", n, err)
@@ -67,16 +68,20 @@ func (b *bench) programMany(s *scope, n int) error {
 		return err
 	}
 	wrote := time.Since(start)
-	if err := b.settle(p, "managed"); err != nil {
-		return err
-	}
 	up := time.Now()
 	var whole switchState
-	if err := b.get(p, switchPath, &whole); err != nil {
-		return err
-	}
-	if len(whole.Faults) > 0 || whole.Counts.Flows < 6*n {
-		return fmt.Errorf("%d flows, faults: %v", whole.Counts.Flows, whole.Faults)
+	// Hosts are taken for clients until they are members, and a VIP with clients beside its
+	// members has none that serves: all is there when that is over.
+	for end := time.Now().Add(20 * time.Second); whole.Counts.Groups < 4*n; time.Sleep(100 * time.Millisecond) {
+		if err := b.settle(p, "managed"); err != nil {
+			return err
+		}
+		if err := b.get(p, switchPath, &whole); err != nil {
+			return err
+		}
+		if len(whole.Faults) > 0 || time.Now().After(end) {
+			return fmt.Errorf("%d flows, %d groups, faults: %v", whole.Counts.Flows, whole.Counts.Groups, whole.Faults)
+		}
 	}
 
 	// reconnect empties the bridge and lets it come back.
@@ -88,18 +93,18 @@ func (b *bench) programMany(s *scope, n int) error {
 		}
 		own.begin()
 		o.SetController("b0", own.target())
-		accepted, err := own.accepted()
+		begin, err := own.introduced()
 		if err != nil {
 			return 0, err
 		}
-		up = accepted
-		if err := b.back(p, accepted); err != nil {
+		up = begin
+		if err := b.back(p, begin); err != nil {
 			return 0, err
 		}
 		if err := b.settle(p, "managed"); err != nil {
 			return 0, err
 		}
-		took := time.Since(accepted)
+		took := time.Since(begin)
 		var now switchState
 		if err := b.get(p, switchPath, &now); err != nil {
 			return 0, err
@@ -133,7 +138,7 @@ func (b *bench) programMany(s *scope, n int) error {
 		}
 		front.begin()
 		o.SetController("b1", front.target())
-		accepted, err := front.accepted()
+		begin, err := front.introduced()
 		if err != nil {
 			return 0, err
 		}
@@ -145,7 +150,7 @@ func (b *bench) programMany(s *scope, n int) error {
 			return 0, fmt.Errorf("the replay left %d flows", got)
 		}
 		o.SetController("b1")
-		return end.Sub(accepted), nil
+		return end.Sub(begin), nil
 	}
 
 	var ours, bare sample
@@ -271,18 +276,17 @@ func newRelay(to string) (*relay, error) {
 			if err != nil {
 				return
 			}
-			now := time.Now()
 			up, err := net.Dial("tcp", r.to)
 			if err != nil {
 				_ = c.Close()
 				continue
 			}
-			select {
-			case r.at <- now:
-			default:
+			r.conns.Go(func() { pump(c, io.MultiWriter(up, &introduction{r: r}), up) })
+			if r.rolling() {
+				r.conns.Go(func() { pump(up, io.MultiWriter(c, recorder{r}), c) })
+			} else {
+				r.conns.Go(func() { pump(up, c, c) })
 			}
-			r.conns.Go(func() { r.pump(c, up, false) })
-			r.conns.Go(func() { r.pump(up, c, r.rolling()) })
 		}
 	})
 	return r, nil
@@ -291,14 +295,38 @@ func newRelay(to string) (*relay, error) {
 func (r *relay) target() string { return "tcp:" + r.ln.Addr().String() }
 
 // pump copies one direction and closes both ends at its end.
-func (r *relay) pump(from, to net.Conn, record bool) {
+func pump(from net.Conn, w io.Writer, to net.Conn) {
 	defer from.Close()
 	defer to.Close()
-	if !record {
-		_, _ = io.Copy(to, from)
-		return
+	_, _ = io.Copy(w, from)
+}
+
+// introduction tells when a switch has said its features.
+type introduction struct {
+	r    *relay
+	said []byte
+	done bool
+}
+
+func (w *introduction) Write(b []byte) (int, error) {
+	if w.done {
+		return len(b), nil
 	}
-	_, _ = io.Copy(io.MultiWriter(to, recorder{r}), from)
+	for w.said = append(w.said, b...); !w.done; {
+		n := wholeMessages(w.said, 1)
+		if n == 0 {
+			break
+		}
+		w.done = ofproto.MessageType(w.said[1]) == ofproto.TypeFeaturesReply
+		w.said = w.said[n:]
+	}
+	if w.done {
+		select {
+		case w.r.at <- time.Now():
+		default:
+		}
+	}
+	return len(b), nil
 }
 
 type recorder struct{ r *relay }
@@ -339,8 +367,8 @@ func (r *relay) begin() {
 	}
 }
 
-// accepted waits for a switch to connect and returns when it did.
-func (r *relay) accepted() (time.Time, error) {
+// introduced waits for a switch to say its features and returns when it did.
+func (r *relay) introduced() (time.Time, error) {
 	select {
 	case at := <-r.at:
 		return at, nil
