@@ -976,6 +976,30 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestRawLists writes lists in two forms: what is encoded already goes behind the rest.
+func TestRawLists(t *testing.T) {
+	flow := *vipFlow()
+	whole := Append(nil, 7, &flow)
+	for n := range len(flow.Instructions) + 1 {
+		split := flow
+		split.Instructions, split.RawInstructions = flow.Instructions[:n], AppendInstructions(nil, flow.Instructions[n:])
+		require.Equal(t, whole, Append(nil, 7, &split))
+	}
+	group := GroupMod{Type: GroupTypeSelect, Group: 3, Buckets: []Bucket{
+		{Weight: 1, WatchPort: PortAny, WatchGroup: 5, Actions: []Action{Group{ID: 5}}},
+		{Weight: 2, WatchPort: 6, WatchGroup: GroupAny},
+	}}
+	whole = Append(nil, 7, &group)
+	for n := range len(group.Buckets) + 1 {
+		split := group
+		split.Buckets, split.RawBuckets = group.Buckets[:n], AppendBuckets(nil, group.Buckets[n:])
+		require.Equal(t, whole, Append(nil, 7, &split))
+		back, err := ParseBuckets(split.RawBuckets)
+		require.NoError(t, err)
+		require.Equal(t, len(group.Buckets)-n, len(back))
+	}
+}
+
 // TestGoldenCoversTypes fails when a message type of the specification has no golden bytes.
 func TestGoldenCoversTypes(t *testing.T) {
 	seen := map[MessageType]bool{TypeQueueConfigReply: true} // nobody asks for it

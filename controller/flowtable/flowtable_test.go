@@ -550,3 +550,57 @@ func TestMarkdownNamesEveryTableAndRow(t *testing.T) {
 		require.Contains(t, md, want)
 	}
 }
+
+// What a part desires is kept in another form, and comes out as it went in.
+func TestDesiredIsWhatWasSet(t *testing.T) {
+	shared := []ofproto.Instruction{ofproto.ApplyActions{Actions: actions(to(1))}, ofproto.GotoTable{Table: 1}}
+	part := flowtable.Part{
+		Flows: []flowtable.Flow{
+			{Priority: 1, Match: dstMatch(1), Instructions: shared},
+			{Priority: 1, Match: dstMatch(2)}, // drops
+			{Priority: 1, Match: dstMatch(3), Instructions: shared[1:]},
+			{Priority: 2, Instructions: shared[:1]},
+			{Priority: 1, Match: dstMatch(4), Instructions: shared},
+		},
+		Groups: []flowtable.Group{group(1, actions(out(1)), actions(out(2), to(2))), group(2, actions(out(3)))},
+	}
+	table := flowtable.New(pipeline)
+	require.NoError(t, table.SetPart(key("other"), flowtable.Part{Flows: []flowtable.Flow{flow(9, out(1))}}))
+	require.NoError(t, table.SetPart(key("this"), part))
+	flows, groups := table.Desired()
+	got := flowtable.Part{}
+	for _, f := range flows {
+		if f.Part == key("this") {
+			got.Flows = append(got.Flows, f.Flow)
+		} else {
+			require.Equal(t, flow(9, out(1)), f.Flow)
+		}
+	}
+	for _, g := range groups {
+		require.Equal(t, key("this"), g.Part)
+		got.Groups = append(got.Groups, g.Group)
+	}
+	text := func(p flowtable.Part) (all []string) {
+		for _, f := range p.Flows {
+			all = append(all, fmt.Sprintf("%d %d %s %v", f.Table, f.Priority, f.Match, f.Instructions))
+		}
+		for _, g := range p.Groups {
+			all = append(all, fmt.Sprintf("%x %s %v", g.ID, g.Type, g.Buckets))
+		}
+		return all
+	}
+	require.ElementsMatch(t, text(part), text(got))
+
+	// So is the switch when it gets the messages.
+	r := newRig(t, false)
+	r.set(key("this"), part)
+	r.sync()
+	var held []string
+	for _, f := range r.sw.Flows() {
+		held = append(held, fmt.Sprintf("%d %d %s %v", f.Table, f.Priority, f.Match, f.Instructions))
+	}
+	for _, g := range r.sw.Groups() {
+		held = append(held, fmt.Sprintf("%x %s %v", g.Group, g.Type, g.Buckets))
+	}
+	require.ElementsMatch(t, text(part), held)
+}
