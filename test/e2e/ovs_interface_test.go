@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/fairlead/fairlead/ofproto/packet"
 )
 
 // TestOVSMembersByInterface has a member that answers no ARP found by the interface that
@@ -119,4 +121,74 @@ func testMembersByInterface(t *testing.T, stage string) {
 	<-done
 	t.Logf("%d requests, %d broken, %d served by the member", sent.Load(), broken.Load(), byVM.Load())
 	c.succeeds("ovs", "release", l.db(), "--all")
+}
+
+// TestOVSMemberIsNotStolen has hosts at other ports, of the same switch and of another, send
+// what a member would send that is given by its interface, under requests to it: it stays
+// where the database says.
+func TestOVSMemberIsNotStolen(t *testing.T) {
+	t.Parallel()
+	for _, stage := range []string{"steer", "managed"} {
+		t.Run(stage, func(t *testing.T) {
+			l := bareLab(t, 3)
+			l.addSwitch("s2", standalone)
+			l.addLink("s1", "s2")
+			client, vm, thieves := l.host("h1"), l.host("h2"), []*host{l.host("h3"), l.addHost("s2")}
+			l.sweep()
+			vm.serveHTTP(8080)
+			c := l.serving("observe")
+			c.succeeds("ovs", "adopt", l.db(), "--all", "--stage", stage)
+			l.ovs.Vsctl("set", "interface", vm.name, "external_ids:iface-id=vm-1", "external_ids:attached-mac="+vm.mac, "external_ids:ip_addresses="+vm.addr.String()+"/24")
+			doc := map[string]any{"address": vip.String(), "listeners": []any{map[string]any{"protocol": "tcp", "port": 80, "pool": map[string]any{
+				"members": []any{map[string]any{"interface": "vm-1", "port": 8080}}}}}}
+			c.wait("the interface is known", func() bool { return c.status("PUT", "/v1/vips/web", doc) < 300 })
+			c.wait("the VIP serves", func() bool { _, err := client.request(netip.AddrPort{}, service(80)); return err == nil })
+			place := func() (at [2]any) {
+				var m struct {
+					Status struct {
+						Switch string
+						Port   int
+					}
+				}
+				require.Equal(t, http.StatusOK, c.rest("GET", memberPath("web", "tcp:80", vm.member(8080)), nil, &m))
+				return [2]any{m.Status.Switch, m.Status.Port}
+			}
+			home := place()
+			require.Equal(t, [2]any{l.dpid(), 2}, home)
+			for _, thief := range thieves {
+				var stolen, seen atomic.Int64
+				wire := thief.sniff(t, "eth0")
+				go func() {
+					for b := make([]byte, 2048); ; {
+						n, err := wire.Read(b)
+						if err != nil {
+							return
+						}
+						seen.Add(1)
+						if f, err := packet.Decode(b[:n]); err == nil && f.Ethernet().Dst == vm.hardware() && f.Proto() == packet.ProtoTCP {
+							stolen.Add(1)
+						}
+					}
+				}()
+				own, mac, to := thief.hardware(), vm.hardware(), client.hardware()
+				claims := [][]byte{
+					packet.AppendARPRequest(nil, mac, vm.addr, vm.addr),       // it announces itself
+					packet.AppendARPReply(nil, mac, vm.addr, to, client.addr), // it answers
+					packet.AppendARPRequest(nil, own, vm.addr, vm.addr),       // its address is the thief's
+					packet.AppendUDPFrame(nil, packet.Flow{SrcMAC: mac, DstMAC: to, Src: netip.AddrPortFrom(vm.addr, 8080), Dst: netip.AddrPortFrom(client.addr, 9)}, nil),
+				}
+				before := seen.Load()
+				for i := range 200 {
+					_, err := wire.Write(claims[i%len(claims)])
+					require.NoError(t, err)
+					_, err = client.request(netip.AddrPort{}, service(80))
+					require.NoError(t, err, "request %d, thief at %s", i, thief.at)
+				}
+				require.Greater(t, seen.Load(), before, "its wire is listened to")
+				require.Zero(t, stolen.Load(), "frames for the member at %s of %s", thief.name, thief.at)
+				require.Equal(t, home, place())
+				t.Logf("200 claims of %s on %s: 0 frames stolen, 0 of 200 requests broken", thief.name, thief.at)
+			}
+		})
+	}
 }

@@ -4,9 +4,11 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -238,6 +240,110 @@ func TestLoopsAreBlocked(t *testing.T) {
 		run(t, "ip", "-n", l.ns.name, "link", "del", k.near())
 		c.wait("nothing is blocked", func() bool { return blocked() == 0 })
 		c.wait("broadcasts arrive once", func() bool { return l.broadcast(l.hosts[0], 1)["h2"][0] == 1 })
+	}
+}
+
+// TestT18SwappedDatapathIDs exchanges the datapath ids of two bridges, under requests to a
+// VIP of a third. Both are reported until they are put right, and the third is left alone.
+func TestT18SwappedDatapathIDs(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.addSwitches(secure, 3, 3)
+	l.addLink("s1", "s2")
+	client, servers := l.hosts[6], l.hosts[7:]
+	for _, h := range servers {
+		h.serveHTTP(8080)
+	}
+	c := l.control("managed")
+	c.put("web", web(members(8080, servers...)))
+	c.serves("web")
+	// What is written to an entry makes it young.
+	ages := func() map[string]float64 {
+		all := map[string]float64{}
+		for _, kind := range []string{"dump-flows", "dump-group-stats"} {
+			for line := range strings.Lines(l.ovs.Ofctl("-O", "OpenFlow13", kind, l.ovs.Target("s3"))) {
+				name, rest, ok := strings.Cut(line, "duration=")
+				if !ok {
+					continue
+				}
+				age, rest, _ := strings.Cut(rest, "s,")
+				seconds, err := strconv.ParseFloat(age, 64)
+				require.NoError(t, err, line)
+				_, match, _ := strings.Cut(rest, "priority=")
+				all[name+match] = seconds
+			}
+		}
+		return all
+	}
+	reach := func() bool { return l.hosts[0].reaches(l.hosts[3].addr) }
+	c.wait("hosts are reached", func() bool {
+		return reach() && client.reaches(servers[0].addr) && client.reaches(servers[1].addr) && servers[0].reaches(servers[1].addr)
+	})
+	c.wait("the third knows its hosts, and is at rest", func() bool {
+		for _, h := range servers {
+			client.reaches(h.addr)
+		}
+		now := ages()
+		entries := strings.Join(slices.Collect(maps.Keys(now)), "")
+		return slices.Min(slices.Collect(maps.Values(now))) > 1 && !slices.ContainsFunc(l.hosts[6:], func(h *host) bool {
+			return !strings.Contains(entries, "dl_dst="+h.mac)
+		})
+	})
+	exchange := func(one, two int) {
+		l.ovs.Vsctl("--", "set", "bridge", "s1", fmt.Sprintf("other-config:datapath-id=%016x", one),
+			"--", "set", "bridge", "s2", fmt.Sprintf("other-config:datapath-id=%016x", two))
+	}
+	before, begin := ages(), time.Now()
+	require.Greater(t, len(before), 20)
+	stop, done := make(chan struct{}), make(chan [2]int)
+	go func() {
+		n := [2]int{} // requests, and those that broke
+		for {
+			select {
+			case <-stop:
+				done <- n
+				return
+			default:
+			}
+			n[0]++
+			if _, err := client.request(netip.AddrPort{}, service(80)); err != nil {
+				n[1]++
+			}
+		}
+	}()
+	suspect := func(dpid int) string {
+		var sw struct {
+			Faults []struct{ Object, Reason string }
+		}
+		require.Less(t, c.rest("GET", fmt.Sprintf("/v1/switches/%016x", dpid), nil, &sw), 300)
+		for _, f := range sw.Faults {
+			if f.Object == "ports" {
+				return f.Reason
+			}
+		}
+		return ""
+	}
+	exchange(2, 1)
+	c.wait("both are reported", func() bool {
+		return strings.Contains(suspect(1), "0000000000000002 had") && strings.Contains(suspect(2), "0000000000000001 had")
+	})
+	t.Logf("both are reported after %v: %s", time.Since(begin).Round(time.Millisecond), suspect(1))
+	require.Empty(t, suspect(3))
+	l.settle()
+	exchange(1, 2)
+	c.wait("it is put right", func() bool { return suspect(1) == "" && suspect(2) == "" && reach() })
+	t.Logf("put right after %v", time.Since(begin).Round(time.Millisecond))
+	close(stop)
+	n := <-done
+	t.Logf("%d requests to the VIP of the third meanwhile, %d broken", n[0], n[1])
+	require.Zero(t, n[1])
+	after := ages()
+	for what, age := range before {
+		now, there := after[what]
+		require.True(t, there && now > age, "%s is %v s old, and was %v", what, now, age)
+	}
+	for what := range after {
+		require.Contains(t, before, what)
 	}
 }
 
