@@ -16,7 +16,7 @@ import (
 //
 // A client and a member behind one port, or on one segment, reach one another before any
 // switch. What the client sends to the VIP comes to a switch there all the same, for it
-// answers for the VIP, and goes back; but the reply does not.
+// answers for the VIP, and goes back; but the reply does not, unless it is to the VIP.
 
 // CoverageNotes is what Coverage has to know beside the graph.
 type CoverageNotes struct {
@@ -284,17 +284,16 @@ func (s *Snapshot) route(k routeKey) *route {
 	if k.beside == (Place{}) {
 		return r
 	}
-	segment, _, shared := s.Segment(k.beside)
-	switch {
-	case k.replies == RepliesFree && shared:
-		for _, p := range segment.Ports {
-			r.there = append(r.there, p.DPID)
+	beside := []DPID{k.beside.DPID}
+	if segment, _, ok := s.Segment(k.beside); ok {
+		beside = nil
+		for _, p := range segment.Ports { // the first that acts answers for the VIP
+			beside = append(beside, p.DPID)
 		}
-	case k.replies == RepliesFree:
-		r.there = append(r.there, k.beside.DPID)
-	case !shared:
-		// The switch gives what goes back the VIP's address, and has the reply.
-		r.there, r.back = append(r.there, k.beside.DPID), append(r.back, k.beside.DPID)
+	}
+	r.there = append(r.there, beside...)
+	if k.replies == RepliesReturn { // what goes back has the VIP's address, and so the reply comes
+		r.back = append(r.back, beside...)
 	}
 	return r
 }

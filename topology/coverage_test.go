@@ -171,8 +171,8 @@ func TestCoverageBesideAMember(t *testing.T) {
 	}{
 		{RepliesCross, "0 of 1, 1 never []", "0 of 1, 1 never []"},
 		{RepliesFree, "0 of 1, 0 never [1+1=1]", "0 of 1, 0 never [1+1=1]"},
-		{RepliesToVIP, "0 of 1, 0 never [1+1=1]", "0 of 1, 1 never []"},
-		{RepliesReturn, "0 of 1, 0 never [1+1=1]", "0 of 1, 1 never []"},
+		{RepliesToVIP, "0 of 1, 0 never [1+1=1]", "0 of 1, 0 never [1+1=1]"},
+		{RepliesReturn, "0 of 1, 0 never [1+1=1]", "0 of 1, 0 never [1+1=1]"},
 	} {
 		for g, want := range map[*Graph]string{behind: tc.behind, joined: tc.joined} {
 			n := sent(tc.replies, "10.0.0.9")

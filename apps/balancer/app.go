@@ -535,7 +535,7 @@ func (a *App) applied(c *controller.Context, e controller.Applied) {
 	if was := v.acks[e.DPID]; v.rec != nil && errors.Is(was.err, ErrRefused) != errors.Is(k.err, ErrRefused) {
 		c.Dirty(e.DPID, partAddress+v.rec.VIP.Address.String()) // whether ARP is answered
 		c.Dirty(e.DPID, partICMP+v.rec.VIP.Address.String())
-		a.dirtyBeside(c, e.DPID, v.rec.VIP.Address)
+		a.dirtyBeside(c, e.DPID, v)
 	}
 	v.acks[e.DPID] = k
 	delete(v.left, e.DPID)
@@ -966,7 +966,11 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 	for _, l := range v.rec.Listeners {
 		for _, m := range l.Members {
 			if at := a.members[m.Key.Addr()]; at.known {
-				in.targets[m.Key.Addr()] = a.targetOn(snap, topology.DPID(sw.DPID), at)
+				t := a.targetOn(snap, topology.DPID(sw.DPID), at)
+				if v.rec.VIP.Mode == ModeConntrack && sw.Stage == controller.StageManaged {
+					a.track(c, topology.DPID(sw.DPID), v.rec.VIP.Address, at, &t)
+				}
+				in.targets[m.Key.Addr()] = t
 			}
 		}
 	}

@@ -23,15 +23,11 @@ type bypass struct {
 	clients int    // hosts that are no members
 	one     string // of them
 	all     bool   // no client can be anywhere else
-	joint   bool   // several ports lead to where the member is
 }
 
 // reason says what is wrong, and what to do; empty where nothing is.
 func (b bypass) reason(member netip.Addr) string {
-	remedy := "does not cross an OpenFlow switch: use dsr or conntrack"
-	if b.joint { // it may come to another switch than the one that has the connection
-		remedy = "does not cross an OpenFlow switch: use dsr"
-	}
+	const remedy = "does not cross an OpenFlow switch: use dsr or conntrack"
 	switch {
 	case b.all:
 		return fmt.Sprintf("reply of %s %s", member, remedy)
@@ -157,7 +153,6 @@ func (a *App) bypassAround(c *controller.Context, around []topology.Place, l *lo
 	if b.clients == 0 {
 		return b
 	}
-	b.joint = len(around) > 1
 	b.one = first.String()
 	if h, ok := snap.Host(first.MAC, first.VLAN); ok && len(h.IPs) > 0 {
 		b.one = h.IPs[0].String()

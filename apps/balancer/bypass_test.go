@@ -12,10 +12,7 @@ import (
 	"github.com/fairlead/fairlead/test/simswitch/lab"
 )
 
-const (
-	bypassedJointly = "does not cross an OpenFlow switch: use dsr"
-	bypassed        = bypassedJointly + " or conntrack"
-)
+const bypassed = "does not cross an OpenFlow switch: use dsr or conntrack"
 
 // marked returns the state of the first member of "web", and the reasons of its switches.
 func (s *site) marked(t *testing.T) (balancer.MemberStatus, []string) {
@@ -45,7 +42,7 @@ func TestRepliesPastTheSwitches(t *testing.T) {
 			lab.AddHost(n, 9, n.Host("h1").At)
 			return n
 		}},
-		{name: "clients in the same segment, by another port", says: "reply of 10.0.0.1 to 10.0.9.91 and 1 more of its segment " + bypassedJointly, build: func() *simswitch.Network {
+		{name: "clients in the same segment, by another port", says: "reply of 10.0.0.1 to 10.0.9.91 and 1 more of its segment " + bypassed, build: func() *simswitch.Network {
 			n := lab.Build(2, simswitch.Options{})
 			n.Share(false, legacy(1, 1), legacy(2, 1))
 			n.Move("h1", legacy(2, 1))

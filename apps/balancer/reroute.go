@@ -70,6 +70,11 @@ func (a *App) dirtyAlone(c *controller.Context) {
 	if !steered {
 		return
 	}
+	a.dirtyAllTracked(c)
+}
+
+// dirtyAllTracked has the VIPs in mode conntrack compiled again.
+func (a *App) dirtyAllTracked(c *controller.Context) {
 	seen := map[string]bool{}
 	for _, names := range a.tracked {
 		for name := range names {

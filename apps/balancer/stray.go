@@ -3,6 +3,7 @@ package balancer
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/ofproto"
@@ -41,16 +42,14 @@ func (a *App) strayedAt(c *controller.Context, v *vip, sw *controller.Switch) st
 // strays says what goes past a switch of the packets of one member, which is at a place.
 func (a *App) strays(c *controller.Context, v *vip, here topology.DPID, at topology.Place, member netip.Addr) string {
 	snap, addr := c.Graph.Snapshot(), v.rec.VIP.Address
-	if here == at.DPID && v.rec.VIP.SourceNAT {
-		if other, ok := a.speaker(c, at, addr); ok && other != here {
-			return fmt.Sprintf("replies of %s to the VIP come to %s, which does not have the connections: use nat or dsr", member, other)
-		}
-	}
 	path := snap.Path(here, at.DPID)
 	for i := range max(len(path)-1, 0) {
 		out := topology.Place{DPID: path[i].DPID, Port: path[i].Out}
 		if !snap.IsOnSegment(out) {
 			continue
+		}
+		if slices.Contains(a.regions(c).Around(at), out) {
+			return "" // it is on the segment, and attached to the switch that speaks there: see track
 		}
 		speaker, ok := a.speaker(c, out, addr)
 		switch next := path[i+1].DPID; {

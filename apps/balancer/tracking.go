@@ -9,6 +9,7 @@ import (
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
+	"github.com/fairlead/fairlead/topology"
 )
 
 // Parts of mode conntrack: what all VIPs need, and one a member.
@@ -87,6 +88,25 @@ func (a *App) inMode(addr netip.Addr, mode Mode) bool {
 		}
 	}
 	return false
+}
+
+// track corrects how a managed switch reaches a member that is where several switches
+// are, for mode conntrack: the switch that answers for VIPs there (voice.go) is the one
+// that what the member sends to the VIP comes to. To that one it is attached, and to no
+// other, wherever it was seen.
+func (a *App) track(c *controller.Context, dpid topology.DPID, vip netip.Addr, at *location, t *target) {
+	regions := a.regions(c)
+	around := regions.Around(at.place)
+	if len(around) < 2 {
+		return
+	}
+	t.attached = false
+	for _, o := range regions.Outlets(dpid) {
+		if slices.Contains(around, topology.Place{DPID: dpid, Port: o.Port}) {
+			t.port, t.attached = ofproto.Port(o.Port), !a.silenced(o, vip)
+			return
+		}
+	}
 }
 
 // planCut asks to be woken when the next connections of a VIP's members are cut.

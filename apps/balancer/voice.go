@@ -162,6 +162,7 @@ func (a *App) hear(c *controller.Context) {
 	a.darken(c)
 	a.bypassDue(c)
 	regions := a.regions(c)
+	joined := false
 	for sw := range c.Switches() {
 		if !serves(sw) {
 			delete(a.outlets, sw.DPID)
@@ -171,6 +172,9 @@ func (a *App) hear(c *controller.Context) {
 		now := regions.Outlets(topology.DPID(sw.DPID))
 		was, known := a.outlets[sw.DPID]
 		a.outlets[sw.DPID] = now
+		joined = joined || !slices.EqualFunc(shared(now), shared(was), func(x, y topology.Outlet) bool {
+			return x.Port == y.Port && x.Held == y.Held && slices.Equal(x.Before, y.Before)
+		})
 		if !slices.EqualFunc(quiet(now), quiet(was), func(x, y topology.Outlet) bool {
 			return x.Port == y.Port && x.Held == y.Held && slices.Equal(x.Before, y.Before)
 		}) {
@@ -182,6 +186,19 @@ func (a *App) hear(c *controller.Context) {
 			a.tellOutlets(c, sw.DPID, was, now)
 		}
 	}
+	if joined {
+		a.dirtyAllTracked(c)
+	}
+}
+
+// shared returns the outlets into regions that have other ports, too.
+func shared(list []topology.Outlet) (some []topology.Outlet) {
+	for _, o := range list {
+		if o.Others > 0 {
+			some = append(some, o)
+		}
+	}
+	return some
 }
 
 // quiet returns the outlets where another switch may speak.
@@ -194,14 +211,17 @@ func quiet(list []topology.Outlet) (some []topology.Outlet) {
 	return some
 }
 
-// dirtyBeside has an address compiled again for the switches that speak, or not, by
-// whether another does.
-func (a *App) dirtyBeside(c *controller.Context, dpid ofproto.DPID, addr netip.Addr) {
+// dirtyBeside has the address of a VIP compiled again for the switches that speak, or
+// not, by whether another does, and in mode conntrack the VIP.
+func (a *App) dirtyBeside(c *controller.Context, dpid ofproto.DPID, v *vip) {
 	for sw := range c.Switches() {
 		if serves(sw) && slices.ContainsFunc(a.regions(c).Outlets(topology.DPID(sw.DPID)), func(o topology.Outlet) bool {
 			return slices.Contains(o.Before, topology.DPID(dpid))
 		}) {
-			c.Dirty(sw.DPID, partAddress+addr.String())
+			c.Dirty(sw.DPID, partAddress+v.rec.VIP.Address.String())
+			if v.rec.VIP.Mode == ModeConntrack && sw.DPID != dpid {
+				a.dirtyOn(c, sw.DPID, v)
+			}
 		}
 	}
 }

@@ -898,3 +898,36 @@ func TestConntrackSteerRefused(t *testing.T) {
 	l.settle()
 	l.host("h1").requests(service(80), l.host("h1").sources(50, 2))
 }
+
+// TestConntrackOnASegment has a client and the member on a legacy segment, where both were
+// seen by the switch that does not speak for the VIP there: it was alone at first.
+func TestConntrackOnASegment(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.addMachine("s1")
+	l.addSwitch("s2", secure)
+	one, two := l.addHost("s1"), l.addHost("s2")
+	l.addBridge("old")
+	l.bridgeTo("old", "s2")
+	client, member := l.addLegacyHost("old"), l.addLegacyHost("old")
+	member.serveHTTP(8080)
+	c := l.control("managed")
+	for _, h := range []*host{client, member} {
+		eventually(t, patience, h.name+" is seen", func() bool { return two.reaches(h.addr) })
+	}
+	l.bridgeTo("old", "s1")
+	c.wait("the segment is found", func() bool { s := c.segments(); return len(s) == 1 && s[0]["designated"] == 2 })
+	l.sweep()
+	for _, sourceNAT := range []bool{false, true} {
+		c.apply("web", with(modal("conntrack", offer("tcp", 80, members(8080, member))), "source_nat", sourceNAT))
+		var v vipState
+		c.rest("GET", "/v1/vips/web", nil, &v)
+		for _, s := range v.Status.Switches {
+			require.Empty(t, s.Reason)
+		}
+		for _, h := range []*host{client, one, two} {
+			require.Len(t, h.requests(service(80), h.sources(10, 1)).counts(), 1, "source_nat=%v, client at %s", sourceNAT, h.at)
+		}
+		c.must("DELETE", "/v1/vips/web", nil)
+	}
+}
