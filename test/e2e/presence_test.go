@@ -170,6 +170,15 @@ func TestLegacyClientFollowsTheVIP(t *testing.T) {
 	again := func() {
 		w.wait(t)
 		w.c.wait("s1 speaks again", func() bool { return w.opens() && w.learned() == w.ports[0] })
+		// One that is back speaks before it serves, now and then: for half a second, as far
+		// as was seen.
+		begin := time.Now()
+		for good := 0; good < 20; good++ {
+			if !w.opens() {
+				good = -1
+				require.Less(t, time.Since(begin), serviceBack, "s1 speaks and does not serve")
+			}
+		}
 	}
 
 	port := func(args ...string) {
@@ -189,7 +198,4 @@ func TestLegacyClientFollowsTheVIP(t *testing.T) {
 	back("the switch is killed", w.outage(t, w.first.KillVswitchd), serviceBack)
 	w.first.StartVswitchd()
 	again()
-	for i := range 3 {
-		require.True(t, w.opens(), fmt.Sprint(i))
-	}
 }
