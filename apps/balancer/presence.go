@@ -29,12 +29,15 @@ const (
 	announceTick = 25 * time.Millisecond
 	// announceJitter is by which part of itself the time between two varies.
 	announceJitter = 0.1
-	// announceAgain is when what was announced because it changed is announced once
-	// more, in case the first was lost, or a bridge was not ready for it.
-	announceAgain = time.Second
-	// remindersMost bounds what waits for that; more is left to the next round.
+	// remindersMost bounds what waits to be announced again for each of announceAgain;
+	// more is left to the next round.
 	remindersMost = 1 << 16
 )
+
+// announceAgain is when what was announced because it changed is announced again, each time
+// counted from the one before. The first may be lost, a bridge may not be ready for it, and a
+// reply of the VIP that is still on its way by the old port has a bridge look there again.
+var announceAgain = [...]time.Duration{100 * time.Millisecond, 300 * time.Millisecond, 600 * time.Millisecond}
 
 // presence is what is announced, and what is to be.
 type presence struct {
@@ -47,7 +50,7 @@ type presence struct {
 	fresh     []netip.Addr // answered by a switch that did not before
 	queued    map[netip.Addr]bool
 	sweeps    []sweep // all addresses, out of ports that have begun to speak
-	reminders []reminder
+	reminders [len(announceAgain)][]reminder
 
 	allowance float64 // of packet-outs
 	at        time.Time
@@ -61,7 +64,7 @@ type sweep struct {
 	left  []netip.Addr
 }
 
-// reminder announces once more.
+// reminder announces again.
 type reminder struct {
 	at    time.Time
 	dpid  ofproto.DPID
@@ -84,7 +87,10 @@ func (a *App) AnnounceEvery(d time.Duration) { a.presence.every = d }
 func (a *App) Announcements() Announcements {
 	p := &a.presence
 	s := p.sent
-	s.Waiting = len(p.fresh) + len(p.reminders)
+	s.Waiting = len(p.fresh)
+	for _, queue := range p.reminders {
+		s.Waiting += len(queue)
+	}
 	for _, w := range p.sweeps {
 		s.Waiting += len(w.left)
 	}
@@ -155,8 +161,12 @@ func (a *App) announce(c *controller.Context) {
 	next := p.next
 	if p.allowance < 1 || len(p.fresh) > 0 || len(p.sweeps) > 0 {
 		next = c.Now.Add(announceTick)
-	} else if len(p.reminders) > 0 && (next.IsZero() || p.reminders[0].at.Before(next)) {
-		next = p.reminders[0].at
+	} else {
+		for _, queue := range p.reminders {
+			if len(queue) > 0 && (next.IsZero() || queue[0].at.Before(next)) {
+				next = queue[0].at
+			}
+		}
 	}
 	if !next.IsZero() {
 		c.WakeAt(later(next, c.Now.Add(announceTick)))
@@ -180,7 +190,7 @@ func (a *App) announceChange(c *controller.Context) bool {
 		delete(p.queued, addr)
 		for sw := range c.Switches() {
 			if a.untold(sw.DPID, addr) && a.announceBy(c, sw.DPID, addr, nil) {
-				p.remind(c, reminder{dpid: sw.DPID, addr: addr})
+				p.remind(c, 0, reminder{dpid: sw.DPID, addr: addr})
 			}
 		}
 	case len(p.sweeps) > 0:
@@ -191,26 +201,39 @@ func (a *App) announceChange(c *controller.Context) bool {
 		}
 		addr := w.left[0]
 		if a.announceBy(c, w.dpid, addr, w.ports) {
-			p.remind(c, reminder{dpid: w.dpid, addr: addr, ports: w.ports})
+			p.remind(c, 0, reminder{dpid: w.dpid, addr: addr, ports: w.ports})
 		}
 		if w.left = w.left[1:]; len(w.left) > 0 {
 			p.sweeps = append(p.sweeps, w) // the others have their turn
 		}
-	case len(p.reminders) > 0 && !p.reminders[0].at.After(c.Now):
-		r := p.reminders[0]
-		p.reminders = p.reminders[1:]
-		a.announceBy(c, r.dpid, r.addr, r.ports)
 	default:
-		return false
+		return a.announceAgain(c)
 	}
 	return true
 }
 
-// remind has something announced once more.
-func (p *presence) remind(c *controller.Context, r reminder) {
-	if len(p.reminders) < remindersMost {
-		r.at = c.Now.Add(announceAgain)
-		p.reminders = append(p.reminders, r)
+// announceAgain announces one address again; false: none is due.
+func (a *App) announceAgain(c *controller.Context) bool {
+	p := &a.presence
+	for i, queue := range p.reminders {
+		if len(queue) == 0 || queue[0].at.After(c.Now) {
+			continue
+		}
+		r := queue[0]
+		p.reminders[i] = queue[1:]
+		if a.announceBy(c, r.dpid, r.addr, r.ports) {
+			p.remind(c, i+1, r)
+		}
+		return true
+	}
+	return false
+}
+
+// remind has something announced again for the i-th time.
+func (p *presence) remind(c *controller.Context, i int, r reminder) {
+	if i < len(p.reminders) && len(p.reminders[i]) < remindersMost {
+		r.at = c.Now.Add(announceAgain[i])
+		p.reminders[i] = append(p.reminders[i], r)
 	}
 }
 
