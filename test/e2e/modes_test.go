@@ -638,6 +638,7 @@ func TestAllowedCIDRs(t *testing.T) {
 					src := netip.AddrPortFrom(a, 20000+2*p)
 					if allowed {
 						for _, dst := range []uint16{80, 82} {
+							src := netip.AddrPortFrom(a, src.Port()+100*(dst-80)) // the port may not be free again yet
 							_, err := client.request(src, service(dst))
 							require.NoError(t, err, "%s to port %d", src, dst)
 						}

@@ -95,10 +95,12 @@ func TestZ06LogWithoutRoom(t *testing.T) {
 	t.Parallel()
 	_, c, clients, servers := small(t, 3)
 	c.stop()
-	dir := filepath.Join(filepath.Dir(c.log), "full")
+	first := c.log
+	dir := filepath.Join(filepath.Dir(first), "full")
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	smallDisk(t, dir, 64)
 	c.log = filepath.Join(dir, "log")
+	defer func() { c.log = first }() // the other goes with its disk
 	require.NoError(t, os.WriteFile(c.log, nil, 0o600))
 	fill(t, dir)
 	stream := spreadStream(t, clients, func(int) netip.AddrPort { return service(53) })
