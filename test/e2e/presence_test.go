@@ -170,14 +170,16 @@ func TestLegacyClientFollowsTheVIP(t *testing.T) {
 	again := func() {
 		w.wait(t)
 		w.c.wait("s1 speaks again", func() bool { return w.opens() && w.learned() == w.ports[0] })
-		// One that is back speaks before it serves, now and then: for half a second, as far
-		// as was seen.
-		begin := time.Now()
+		// A reply on its way by the other port has the bridge look there, until s1 speaks again.
+		begin, last := time.Now(), time.Duration(0)
 		for good := 0; good < 20; good++ {
 			if !w.opens() {
-				good = -1
-				require.Less(t, time.Since(begin), serviceBack, "s1 speaks and does not serve")
+				good, last = -1, time.Since(begin)
+				require.Less(t, last, serviceBack, "s1 speaks and does not serve")
 			}
+		}
+		if last > 0 {
+			t.Logf("s1 spoke %v before it served", last.Round(time.Millisecond))
 		}
 	}
 
