@@ -39,7 +39,8 @@ const (
 	// rerouteUnrest is the shortest time where changes go on and on: each recalculation
 	// that follows the one before within rerouteCalm doubles the time to the next, up to
 	// it. A change after a calm is followed at once, and so, but for rerouteEvery, is the
-	// loss of a link that was not lost within rerouteForget before.
+	// loss of a link that was not lost within rerouteForget before, and beside legacy
+	// segments one that comes up and did not within that.
 	rerouteUnrest = 700 * time.Millisecond
 	rerouteCalm   = 2 * time.Second
 	rerouteForget = 10 * time.Second
@@ -150,11 +151,11 @@ type Controller struct {
 	reroute   bool
 	rerouted  bool      // in this turn of the loop
 	rerouteAt time.Time // not before
-	// rerouteSoon is the least that rerouteAt may be: a link that was lost for the first
-	// time does not wait for the unrest to end.
+	// rerouteSoon is the least that rerouteAt may be: a link that changes for the first
+	// time does not wait for the unrest to end (see rerouteFor).
 	rerouteSoon time.Time
-	lost        map[[2]topology.Place]time.Time // links, by their ends: when they were lost last
-	unrest      int                             // recalculations that followed one another
+	linksAt     map[linkChange]time.Time // when links were lost last, and when they came up
+	unrest      int                      // recalculations that followed one another
 }
 
 // New reads what is stored and returns a controller that is ready to Run.
@@ -198,7 +199,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		portMACs: macs,
 		away:     map[ofproto.DPID]*Switch{},
 		goneAt:   map[ofproto.DPID]time.Time{},
-		lost:     map[[2]topology.Place]time.Time{},
+		linksAt:  map[linkChange]time.Time{},
 		ctx:      NewContext(time.Now(), o.Graph, nil),
 	}
 	for _, app := range o.Apps {

@@ -226,7 +226,7 @@ func (c *Controller) flush() {
 		rest := min(max(rerouteRest*time.Since(x.Now), rerouteEvery), rerouteMost)
 		c.rerouteSoon = x.Now.Add(rest)
 		c.rerouteAt = x.Now.Add(max(rest, min(rest<<min(c.unrest, 4), rerouteUnrest)))
-		maps.DeleteFunc(c.lost, func(_ [2]topology.Place, at time.Time) bool { return x.Now.Sub(at) > rerouteForget })
+		maps.DeleteFunc(c.linksAt, func(_ linkChange, at time.Time) bool { return x.Now.Sub(at) > rerouteForget })
 	}
 }
 
@@ -239,8 +239,14 @@ func (c *Controller) dispatch() {
 		switch e := e.(type) {
 		case topology.LinkDown:
 			c.reroute = true
-			c.lostLink(e.Link)
-		case topology.LinkUp, topology.SegmentChanged:
+			c.rerouteFor(e.Link, false)
+		case topology.LinkUp:
+			c.reroute = true
+			// Where a domain has grown, ports on segments are blocked by now that paths use.
+			if len(x.Graph.Snapshot().Segments()) > 0 {
+				c.rerouteFor(e.Link, true)
+			}
+		case topology.SegmentChanged:
 			c.reroute = true
 		case StageChanged:
 			defer func() {
@@ -262,13 +268,20 @@ func (c *Controller) dispatch() {
 	}
 }
 
-// lostLink has paths calculated soon where a link was lost that is not lost again and again.
-func (c *Controller) lostLink(l topology.Link) {
-	ends, now := [2]topology.Place{l.A, l.B}, c.ctx.Now
-	if now.Sub(c.lost[ends]) > rerouteForget {
+// linkChange is a link, by its ends, that is lost or comes up.
+type linkChange struct {
+	a, b topology.Place
+	up   bool
+}
+
+// rerouteFor has paths calculated soon because of a link that is lost, or comes up, unless
+// it does so again and again.
+func (c *Controller) rerouteFor(l topology.Link, up bool) {
+	change, now := linkChange{l.A, l.B, up}, c.ctx.Now
+	if now.Sub(c.linksAt[change]) > rerouteForget {
 		c.rerouteAt = earlier(c.rerouteAt, c.rerouteSoon)
 	}
-	c.lost[ends] = now
+	c.linksAt[change] = now
 }
 
 // call runs an app and contains its panics: a bug that one packet brings out must
