@@ -155,6 +155,7 @@ func TestOVSMemberIsNotStolen(t *testing.T) {
 			}
 			home := place()
 			require.Equal(t, [2]any{l.dpid(), 2}, home)
+			voice := client.sniff(t, "eth0")
 			for _, thief := range thieves {
 				var stolen, seen atomic.Int64
 				wire := thief.sniff(t, "eth0")
@@ -184,7 +185,11 @@ func TestOVSMemberIsNotStolen(t *testing.T) {
 					_, err = client.request(netip.AddrPort{}, service(80))
 					require.NoError(t, err, "request %d, thief at %s", i, thief.at)
 				}
-				require.Greater(t, seen.Load(), before, "its wire is listened to")
+				eventually(t, 10*time.Second, "its wire is listened to", func() bool {
+					_, err := voice.Write(packet.AppendARPRequest(nil, to, client.addr, thief.addr))
+					require.NoError(t, err)
+					return seen.Load() > before
+				})
 				require.Zero(t, stolen.Load(), "frames for the member at %s of %s", thief.name, thief.at)
 				require.Equal(t, home, place())
 				t.Logf("200 claims of %s on %s: 0 frames stolen, 0 of 200 requests broken", thief.name, thief.at)
