@@ -316,6 +316,9 @@ func (o *object) texts(name string, most int) (list []string) {
 		o.bad.add(o.at(name), "has more than %d", most)
 		list = list[:most]
 	}
+	if len(list) == 0 {
+		return nil // one that is empty is shown as none
+	}
 	return list
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fairlead/fairlead/controller/documents"
+	"github.com/fairlead/fairlead/test/allocation"
 )
 
 const whole = `{
@@ -151,6 +152,8 @@ func TestDecodeTellsOnce(t *testing.T) {
 func FuzzDecodeDescription(f *testing.F) {
 	f.Add([]byte(whole))
 	f.Fuzz(func(t *testing.T, body []byte) {
+		// A tree is made of a document: bodies are of 1 MiB at most.
+		allocation.BoundedBy(t, 64, len(body), func() { _, _ = DecodeDescription("campus", body) })
 		d, err := DecodeDescription("campus", body)
 		if err != nil {
 			invalid := new(InvalidError)
