@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"net/netip"
+
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
 )
@@ -29,6 +31,17 @@ var AppNames = map[flowtable.AppID]string{
 // discovery probes, ARP requests and the probes of health monitors. ARP replies to
 // it go to the controller.
 var ProbeMAC = ofproto.MAC{0x02, 0x46, 0x4c, 0x00, 0x00, 0x01}
+
+// ProbeAddress6 is the link-local address that belongs to ProbeMAC (RFC 4291, appendix A):
+// a neighbour solicitation needs one to be answered to.
+var ProbeAddress6 = netip.MustParseAddr("fe80::46:4cff:fe00:1")
+
+// OwnMACs is the first of the range of addresses that the controller takes for itself and
+// for VIPs, OwnMACsMask what they have in common.
+var (
+	OwnMACs     = ofproto.MAC{ProbeMAC[0], ProbeMAC[1], ProbeMAC[2]}
+	OwnMACsMask = ofproto.MAC{0xff, 0xff, 0xff}
+)
 
 // The flow tables. Sources are learned before VIPs are rewritten, because a VIP's
 // group sends a packet out at once and its client would never be learned.

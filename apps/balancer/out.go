@@ -64,7 +64,7 @@ func compileOut(ports []ofproto.PortDesc) flowtable.Part {
 			continue
 		}
 		p.Flows = append(p.Flows, flow(controller.PrioOutBack, []ofproto.Action{
-			ofproto.SetField{Field: ofproto.EthSrc(ofproto.MAC{controller.ProbeMAC[0], controller.ProbeMAC[1], controller.ProbeMAC[2]})},
+			ofproto.SetField{Field: ofproto.EthSrc(controller.OwnMACs)},
 			ofproto.Move{Src: ofproto.FieldNXMReg0 + controller.RegMAC, Dst: ofproto.FieldNXMEthSrc, Bits: 24},
 			ofproto.OutputPort(ofproto.PortInPort),
 		}, ofproto.InPort(port.Port), ofproto.NXMReg(controller.RegPort, uint32(port.Port), 1<<labelPortBits-1)))

@@ -301,14 +301,10 @@ func (a *App) resolve(c *controller.Context) {
 	}
 }
 
-// probeAddress6 is the link-local address that belongs to controller.ProbeMAC (RFC 4291
-// appendix A): a neighbour solicitation needs one to be answered to.
-var probeAddress6 = netip.MustParseAddr("fe80::46:4cff:fe00:1")
-
 // request asks for the Ethernet address of a host.
 func request(addr netip.Addr, vlan uint16) []byte {
 	if addr.Is6() {
-		return packet.AppendNeighborSolicitation(nil, controller.ProbeMAC, probeAddress6, addr, tags(vlan)...)
+		return packet.AppendNeighborSolicitation(nil, controller.ProbeMAC, controller.ProbeAddress6, addr, tags(vlan)...)
 	}
 	return packet.AppendARPRequest(nil, controller.ProbeMAC, netip.IPv4Unspecified(), addr, tags(vlan)...)
 }

@@ -11,10 +11,10 @@ import (
 )
 
 // A host that is seen elsewhere has moved, or another one says that it were it. The place
-// where it is known to be is asked: while the host answers there the claim is refused. A pinned host, one that VIPs have as a member, must answer at the new
-// place too. Where the port of the old place is down nobody can be asked there; a pinned
-// host is then waited for a little longer, so that a port that goes down and up again is no
-// occasion.
+// where it is known to be is asked: while the host answers there the claim is refused. A
+// pinned host, one that VIPs have as a member, must answer at the new place too. Where the
+// port of the old place is down nobody can be asked there; a pinned host is then waited for
+// a little longer, so that a port that goes down and up again is no occasion.
 
 const (
 	// askEvery is the time between two questions of a claim, claimFor how long the old
@@ -32,9 +32,6 @@ const (
 	// asksMost is how many addresses of a host are asked for.
 	asksMost = 2
 )
-
-// probeAddress6 is where neighbour solicitations of a claim are sent from.
-var probeAddress6 = netip.MustParseAddr("fe80::46:4cff:fe00:1")
 
 // claimKey names a claim: what is claimed, and where.
 type claimKey struct {
@@ -159,7 +156,7 @@ func (a *App) question(c *controller.Context, mac topology.MAC, vlan uint16, at 
 	}
 	var frame []byte
 	if ip.Is6() {
-		frame = packet.AppendNeighborSolicitation(nil, controller.ProbeMAC, probeAddress6, ip, tags...)
+		frame = packet.AppendNeighborSolicitation(nil, controller.ProbeMAC, controller.ProbeAddress6, ip, tags...)
 	} else {
 		frame = packet.AppendARPRequest(nil, controller.ProbeMAC, netip.IPv4Unspecified(), ip, tags...)
 	}

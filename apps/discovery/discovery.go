@@ -485,7 +485,7 @@ func (a *App) askHalves(c *controller.Context) {
 
 // own says whether an address is of the range the controller takes its own from.
 func own(m ofproto.MAC) bool {
-	return m[0] == controller.ProbeMAC[0] && m[1] == controller.ProbeMAC[1] && m[2] == controller.ProbeMAC[2]
+	return [3]byte(m[:3]) == [3]byte(controller.OwnMACs[:3])
 }
 
 func usable(ip netip.Addr) netip.Addr {

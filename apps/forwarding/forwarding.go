@@ -245,9 +245,9 @@ func isBeyond(snap *topology.Snapshot, dpid topology.DPID, at topology.Place) bo
 	return len(path) > 0 && path[len(path)-1].In == at.Port
 }
 
-// ownMACs are the addresses that the controller takes for itself and for VIPs. On a
-// segment they come from other domains.
-var ownMACs = ofproto.EthSrcMasked(ofproto.MAC{controller.ProbeMAC[0], controller.ProbeMAC[1], controller.ProbeMAC[2]}, ofproto.MAC{0xff, 0xff, 0xff})
+// ownMACs match frames of the controller's own range. On a segment they come from other
+// domains.
+var ownMACs = ofproto.EthSrcMasked(controller.OwnMACs, controller.OwnMACsMask)
 
 // compileHost is what one switch does for one host: out of its port on the host's
 // switch, out of the port on the shortest path elsewhere, nothing where there is

@@ -70,7 +70,7 @@ func (a *App) ask(c *controller.Context, k *check) bool {
 	if k.Address.Is4() {
 		frame = packet.AppendARPRequest(nil, mac, netip.IPv4Unspecified(), k.Address, tags(k.VLAN)...)
 	} else {
-		frame = packet.AppendNeighborSolicitation(nil, mac, linkLocal, k.Address, tags(k.VLAN)...)
+		frame = packet.AppendNeighborSolicitation(nil, mac, controller.ProbeAddress6, k.Address, tags(k.VLAN)...)
 	}
 	snap := c.Graph.Snapshot()
 	for sw := range c.Switches() {
@@ -84,9 +84,6 @@ func (a *App) ask(c *controller.Context, k *check) bool {
 	}
 	return true
 }
-
-// linkLocal is the address that goes with controller.ProbeMAC (RFC 4291, appendix A).
-var linkLocal = netip.MustParseAddr("fe80::46:4cff:fe00:1")
 
 // locate finds the host of an address. why says that it has no place. A host whose
 // frames are untagged may be behind an access port of the VLAN.
