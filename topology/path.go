@@ -30,7 +30,7 @@ type fabric struct {
 	beside    map[vertex][]vertex
 	unmanaged map[DPID]bool
 	blocks    map[Place]Block
-	mourned   map[Place]Mourning
+	mourned   map[Place][]DPID
 	closed    map[Place]string // ends of links that are not used, and why
 
 	// Computed when first asked for. Two readers may compute the same at once;
@@ -92,10 +92,10 @@ func (g *Graph) newFabric(links []Link) *fabric {
 	for _, as := range f.arcs {
 		slices.SortFunc(as, func(a, b arc) int { return cmp.Or(cmp.Compare(a.to, b.to), cmp.Compare(a.out, b.out)) })
 	}
-	f.mourned = map[Place]Mourning{}
+	f.mourned = map[Place][]DPID{}
 	for p, peers := range g.away {
 		f.ends[p]++
-		f.mourned[p] = Mourning{For: slices.Sorted(maps.Keys(peers)), Segment: g.onSegment[p]}
+		f.mourned[p] = slices.Sorted(maps.Keys(peers))
 	}
 	f.unmanaged, f.blocks = maps.Clone(g.unmanaged), maps.Clone(g.blocks)
 	f.spanning = sync.OnceValue(f.span)

@@ -400,14 +400,9 @@ func (f *fabric) IsOnSegment(p Place) bool {
 	return ok
 }
 
-// Mourning is why a port is no edge port although nothing is known to be behind it.
-type Mourning struct {
-	For     []DPID // switches that left, and may forward on
-	Segment bool   // they led to the port's segment too; else the port led to them
-}
-
-// Mourned returns the ports that are out of use because of switches that left.
-func (f *fabric) Mourned() map[Place]Mourning { return f.mourned }
+// Mourned returns the ports that are no edge ports although nothing is known to be behind
+// them, each with the switches that left, and may forward on, for whose sake it is so.
+func (f *fabric) Mourned() map[Place][]DPID { return f.mourned }
 
 // Segment returns the segment that a port is on, and the port's role there.
 func (f *fabric) Segment(p Place) (Segment, SegmentRole, bool) {

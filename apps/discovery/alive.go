@@ -233,8 +233,8 @@ func (d *doubt) over(c *controller.Context, id topology.DPID, asked bool) bool {
 	if _, there := c.Graph.Snapshot().Switch(id); asked || there {
 		return false
 	}
-	for _, m := range c.Graph.Snapshot().Mourned() {
-		if slices.Contains(m.For, id) {
+	for _, left := range c.Graph.Snapshot().Mourned() {
+		if slices.Contains(left, id) {
 			return false
 		}
 	}
