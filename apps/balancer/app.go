@@ -55,12 +55,12 @@ type App struct {
 	observing map[topology.DPID]bool // switches that do not serve VIPs
 	stages    uint64                 // counts changes of it
 	voices    voices
-	outlets   map[ofproto.DPID][]topology.Outlet // of switches that serve, as last heard
-	listening bool                               // they are to be looked at
-	severed   []topology.Link                    // died, and are to be looked at
-	dark      map[topology.DPID]topology.DPID    // switches whose last cable died, with those that it led to
-	abilities map[ofproto.DPID]controller.Capabilities
-	away      map[ofproto.DPID]controller.Capabilities // of switches that were connected and are not
+	outlets   map[ofproto.DPID][]topology.Outlet       // of switches that serve, as last heard
+	listening bool                                     // they are to be looked at
+	severed   []topology.Link                          // died, and are to be looked at
+	dark      map[topology.DPID]topology.DPID          // switches whose last cable died, with those that it led to
+	abilities map[ofproto.DPID]controller.Capabilities // of switches that are, or were, connected
+	away      map[ofproto.DPID]bool                    // they were, and are not
 	presence  presence
 
 	guests    map[topology.Place]map[topology.HostKey]bool // hosts by where they are
@@ -155,7 +155,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		observing:  map[topology.DPID]bool{},
 		dark:       map[topology.DPID]topology.DPID{},
 		abilities:  map[ofproto.DPID]controller.Capabilities{},
-		away:       map[ofproto.DPID]controller.Capabilities{},
+		away:       map[ofproto.DPID]bool{},
 		outlets:    map[ofproto.DPID][]topology.Outlet{},
 		presence:   presence{every: DefaultAnnounceEvery, queued: map[netip.Addr]bool{}},
 	}

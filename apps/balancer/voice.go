@@ -56,8 +56,8 @@ func (a *App) regions(c *controller.Context) *topology.Regions {
 // its channel does where it had the VIP then, and needs nobody to make its answers.
 func (a *App) answers(dpid topology.DPID, addr netip.Addr) bool {
 	id := ofproto.DPID(dpid)
-	caps, away := a.away[id]
-	if away && !answersAlone(caps, addr) {
+	away := a.away[id]
+	if away && !answersAlone(a.abilities[id], addr) {
 		return false
 	}
 	for name := range a.byAddress[addr] {
@@ -79,14 +79,7 @@ func answersAlone(caps controller.Capabilities, addr netip.Addr) bool {
 // setAway takes in that a switch has lost its channel or is back, and has others speak,
 // or be quiet, where it cannot go on without.
 func (a *App) setAway(c *controller.Context, dpid ofproto.DPID, away bool) {
-	var beside []ofproto.DPID
-	for sw := range c.Switches() {
-		if sw.DPID != dpid && serves(sw) && slices.ContainsFunc(a.regions(c).Outlets(topology.DPID(sw.DPID)), func(o topology.Outlet) bool {
-			return slices.Contains(o.Before, topology.DPID(dpid))
-		}) {
-			beside = append(beside, sw.DPID)
-		}
-	}
+	beside := a.beside(c, dpid)
 	var answered map[netip.Addr]bool
 	if len(beside) > 0 {
 		answered = make(map[netip.Addr]bool, len(a.byAddress))
@@ -97,9 +90,7 @@ func (a *App) setAway(c *controller.Context, dpid ofproto.DPID, away bool) {
 	if sw := c.Switch(dpid); sw != nil {
 		a.abilities[dpid] = sw.Capabilities
 	}
-	if delete(a.away, dpid); away {
-		a.away[dpid] = a.abilities[dpid]
-	}
+	a.away[dpid] = away
 	for addr, did := range answered {
 		if a.answers(topology.DPID(dpid), addr) != did {
 			for _, id := range beside {
@@ -172,12 +163,8 @@ func (a *App) hear(c *controller.Context) {
 		now := regions.Outlets(topology.DPID(sw.DPID))
 		was, known := a.outlets[sw.DPID]
 		a.outlets[sw.DPID] = now
-		joined = joined || !slices.EqualFunc(shared(now), shared(was), func(x, y topology.Outlet) bool {
-			return x.Port == y.Port && x.Held == y.Held && slices.Equal(x.Before, y.Before)
-		})
-		if !slices.EqualFunc(quiet(now), quiet(was), func(x, y topology.Outlet) bool {
-			return x.Port == y.Port && x.Held == y.Held && slices.Equal(x.Before, y.Before)
-		}) {
+		joined = joined || !slices.EqualFunc(shared(now), shared(was), sameSpeakers)
+		if !slices.EqualFunc(quiet(now), quiet(was), sameSpeakers) {
 			for addr := range a.byAddress {
 				c.Dirty(sw.DPID, partAddress+addr.String())
 			}
@@ -189,6 +176,11 @@ func (a *App) hear(c *controller.Context) {
 	if joined {
 		a.dirtyAllTracked(c)
 	}
+}
+
+// sameSpeakers says whether the same switches come first at two outlets of one port.
+func sameSpeakers(x, y topology.Outlet) bool {
+	return x.Port == y.Port && x.Held == y.Held && slices.Equal(x.Before, y.Before)
 }
 
 // shared returns the outlets into regions that have other ports, too.
@@ -214,14 +206,22 @@ func quiet(list []topology.Outlet) (some []topology.Outlet) {
 // dirtyBeside has the address of a VIP compiled again for the switches that speak, or
 // not, by whether another does, and in mode conntrack the VIP.
 func (a *App) dirtyBeside(c *controller.Context, dpid ofproto.DPID, v *vip) {
-	for sw := range c.Switches() {
-		if serves(sw) && slices.ContainsFunc(a.regions(c).Outlets(topology.DPID(sw.DPID)), func(o topology.Outlet) bool {
-			return slices.Contains(o.Before, topology.DPID(dpid))
-		}) {
-			c.Dirty(sw.DPID, partAddress+v.rec.VIP.Address.String())
-			if v.rec.VIP.Mode == ModeConntrack && sw.DPID != dpid {
-				a.dirtyOn(c, sw.DPID, v)
-			}
+	for _, id := range a.beside(c, dpid) {
+		c.Dirty(id, partAddress+v.rec.VIP.Address.String())
+		if v.rec.VIP.Mode == ModeConntrack {
+			a.dirtyOn(c, id, v)
 		}
 	}
+}
+
+// beside returns the other switches that speak somewhere, or not, by whether this one does.
+func (a *App) beside(c *controller.Context, dpid ofproto.DPID) (beside []ofproto.DPID) {
+	for sw := range c.Switches() {
+		if sw.DPID != dpid && serves(sw) && slices.ContainsFunc(a.regions(c).Outlets(topology.DPID(sw.DPID)), func(o topology.Outlet) bool {
+			return slices.Contains(o.Before, topology.DPID(dpid))
+		}) {
+			beside = append(beside, sw.DPID)
+		}
+	}
+	return beside
 }
