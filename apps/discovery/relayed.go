@@ -122,7 +122,7 @@ func (a *App) examine(c *controller.Context, l topology.Link) {
 		}
 	}
 	if why == "" || len(a.suspicions) >= maxClaims {
-		a.peers[l.A], a.peers[l.B] = l.B, l.A
+		a.believe(l)
 		return
 	}
 	a.suspicions[l.A] = s
@@ -161,9 +161,12 @@ func (a *App) changed(l topology.Link) {
 	case l.State == topology.StateGone:
 		delete(a.suspicions, l.A)
 	case l.State == topology.StateUp && !suspected:
-		a.peers[l.A], a.peers[l.B] = l.B, l.A
+		a.believe(l)
 	}
 }
+
+// believe remembers a link as one that is there, and may come again.
+func (a *App) believe(l topology.Link) { a.peers[l.A], a.peers[l.B] = l.B, l.A }
 
 // noteLate looks whether a probe that came in by a port had left before the port went down.
 func (a *App) noteLate(from, at topology.Place, seq uint64) {
@@ -198,7 +201,7 @@ func (a *App) confirmed(c *controller.Context, dpid ofproto.DPID) {
 func (a *App) trust(c *controller.Context, at topology.Place) {
 	l := a.suspicions[at].link
 	delete(a.suspicions, at)
-	a.peers[l.A], a.peers[l.B] = l.B, l.A
+	a.believe(l)
 	emit(c, c.Graph.SetFault(at, topology.FaultSuspect, "", c.Now))
 	c.Notify("link", map[string]any{"event": "trusted", "a": l.A, "b": l.B})
 }
