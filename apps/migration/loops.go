@@ -52,6 +52,23 @@ func circle(links []topology.Link, through topology.DPID, open func(topology.DPI
 	return topology.Link{}, false
 }
 
+// circleOf looks for a circle through a switch, first of switches of which all is known,
+// then of others, too. open is asked whether a switch forwards by itself and keeps no circle
+// open; where unknown is set, a switch of which that is not known counts as such. certain
+// says that the first was found.
+func circleOf(links []topology.Link, through ofproto.DPID, open func(id ofproto.DPID, unknown bool) bool) (l topology.Link, certain, found bool) {
+	for _, unknown := range []bool{false, true} {
+		l, found = circle(links, topology.DPID(through), func(id topology.DPID) bool { return open(ofproto.DPID(id), unknown) })
+		if found {
+			return l, !unknown, true
+		}
+	}
+	return l, false, false
+}
+
+// doubtfulCircle is what is said of a circle that may be none.
+const doubtfulCircle = "with %v there is a circle of switches that are not managed, and it is not known of all of them whether they run STP"
+
 // linksUp are the links of a graph that carry something.
 func linksUp(snap *topology.Snapshot) []topology.Link {
 	return slices.DeleteFunc(slices.Clone(snap.Links()), func(l topology.Link) bool { return l.State != topology.StateUp })
@@ -65,25 +82,22 @@ func (p *planner) loops(ctx context.Context, ps *PlannedStep, dpid ofproto.DPID)
 		ps.check("loops", CheckOK, "a managed switch has one tree for broadcasts")
 		return
 	}
-	find := func(unknown bool) (topology.Link, bool) {
-		return circle(linksUp(p.snap), topology.DPID(dpid), func(id topology.DPID) bool {
-			stage := ps.Stage
-			if ofproto.DPID(id) != dpid {
-				stage = p.stageAfter(ctx, ofproto.DPID(id))
-			}
-			stp, known := p.stp[ofproto.DPID(id)]
-			return stage != "" && stage != stageManaged && !stp && (known || unknown)
-		})
-	}
-	if l, ok := find(false); ok {
+	l, certain, found := circleOf(linksUp(p.snap), dpid, func(id ofproto.DPID, unknown bool) bool {
+		stage := ps.Stage
+		if id != dpid {
+			stage = p.stageAfter(ctx, id)
+		}
+		stp, known := p.stp[id]
+		return stage != "" && stage != stageManaged && !stp && (known || unknown)
+	})
+	switch {
+	case !found:
+		ps.check("loops", CheckOK, "no circle is left open by it")
+	case certain:
 		ps.check("loops", CheckFailed, "with %v there is a circle of switches that neither run STP nor are managed", l)
-		return
+	default:
+		ps.check("loops", CheckWarning, doubtfulCircle, l)
 	}
-	if l, ok := find(true); ok {
-		ps.check("loops", CheckWarning, "with %v there is a circle of switches that are not managed, and it is not known of all of them whether they run STP", l)
-		return
-	}
-	ps.check("loops", CheckOK, "no circle is left open by it")
 }
 
 // stageAfter is the stage of a switch when the steps so far are done; empty: it is not
@@ -166,24 +180,22 @@ func (u *undoing) closes(ctx context.Context, sw Switch, stage string) (note str
 	if err := u.lookForSTP(ctx); err != nil {
 		return "", err
 	}
-	find := func(unknown bool) (topology.Link, bool) {
-		return circle(links, topology.DPID(sw.DPID), func(id topology.DPID) bool {
-			stp, known := u.stp[ofproto.DPID(id)]
-			switch {
-			case stp || !known && !unknown:
-				return false
-			case u.released[id] || id == topology.DPID(sw.DPID):
-				return true
-			}
-			other, err := u.s.o.Network.Switch(ctx, ofproto.DPID(id))
-			return err == nil && other.Connected && other.Stage != stageManaged
-		})
-	}
-	if l, ok := find(false); ok {
+	l, certain, found := circleOf(links, sw.DPID, func(id ofproto.DPID, unknown bool) bool {
+		stp, known := u.stp[id]
+		switch {
+		case stp || !known && !unknown:
+			return false
+		case u.released[topology.DPID(id)] || id == sw.DPID:
+			return true
+		}
+		other, err := u.s.o.Network.Switch(ctx, id)
+		return err == nil && other.Connected && other.Stage != stageManaged
+	})
+	switch {
+	case !found:
+		return "", nil
+	case certain:
 		return "", fmt.Errorf("with %v it would close a circle of switches that neither run STP nor are managed: pull a cable of the circle", l)
 	}
-	if l, ok := find(true); ok {
-		note = fmt.Sprintf("with %v there is a circle of switches that are not managed, and it is not known of all of them whether they run STP", l)
-	}
-	return note, nil
+	return fmt.Sprintf(doubtfulCircle, l), nil
 }
