@@ -117,7 +117,7 @@ func (a *App) errorToMembers(c *controller.Context, e controller.PacketIn, f pac
 		if !a.errors.take(c.Now) {
 			return
 		}
-		r := packet.Readdress{DstMAC: at.mac, Tags: tags(at.vlan)}
+		r := packet.Readdress{DstMAC: at.mac, Tags: packet.Tags(at.vlan)}
 		if slices.Contains(a.regions(c).Around(at.place), topology.Place{DPID: topology.DPID(e.DPID), Port: topology.Port(e.InPort)}) {
 			r.SrcMAC = v.rec.VIP.MAC // it goes back where it came from: see out.go
 		}

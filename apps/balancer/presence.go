@@ -321,8 +321,8 @@ func (a *App) announceBy(c *controller.Context, dpid ofproto.DPID, addr netip.Ad
 func announcement(addr netip.Addr, mac ofproto.MAC, vlan uint16) []byte {
 	if addr.Is6() {
 		return packet.AppendNeighborAdvertisement(nil, packet.Flow{
-			SrcMAC: mac, DstMAC: allNodesMAC, Tags: tags(vlan), Src: netip.AddrPortFrom(addr, 0), Dst: netip.AddrPortFrom(allNodes, 0),
+			SrcMAC: mac, DstMAC: allNodesMAC, Tags: packet.Tags(vlan), Src: netip.AddrPortFrom(addr, 0), Dst: netip.AddrPortFrom(allNodes, 0),
 		}, addr, false)
 	}
-	return packet.AppendARPRequest(nil, mac, addr, addr, tags(vlan)...)
+	return packet.AppendARPRequest(nil, mac, addr, addr, packet.Tags(vlan)...)
 }

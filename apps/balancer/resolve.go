@@ -304,17 +304,9 @@ func (a *App) resolve(c *controller.Context) {
 // request asks for the Ethernet address of a host.
 func request(addr netip.Addr, vlan uint16) []byte {
 	if addr.Is6() {
-		return packet.AppendNeighborSolicitation(nil, controller.ProbeMAC, controller.ProbeAddress6, addr, tags(vlan)...)
+		return packet.AppendNeighborSolicitation(nil, controller.ProbeMAC, controller.ProbeAddress6, addr, packet.Tags(vlan)...)
 	}
-	return packet.AppendARPRequest(nil, controller.ProbeMAC, netip.IPv4Unspecified(), addr, tags(vlan)...)
-}
-
-// tags are those of a frame of a VLAN.
-func tags(vlan uint16) []packet.VLAN {
-	if vlan == 0 {
-		return nil
-	}
-	return []packet.VLAN{{ID: vlan}}
+	return packet.AppendARPRequest(nil, controller.ProbeMAC, netip.IPv4Unspecified(), addr, packet.Tags(vlan)...)
 }
 
 // answer answers a request for a VIP that a switch could not answer by itself.
@@ -336,7 +328,7 @@ func (a *App) answer(c *controller.Context, e controller.PacketIn) {
 	if arp, ok := f.ARP(); ok && arp.Op == packet.ARPRequest && !sw.Capabilities.Nicira {
 		target = arp.TPA
 		reply = func(mac ofproto.MAC) []byte {
-			return packet.AppendARPReply(nil, mac, arp.TPA, arp.SHA, arp.SPA, tags(tag.ID)...)
+			return packet.AppendARPReply(nil, mac, arp.TPA, arp.SHA, arp.SPA, packet.Tags(tag.ID)...)
 		}
 	} else if nd, ok := f.ND(); ok && nd.Type == packet.ICMPv6NeighborSolicitation {
 		if _, linked := nd.LinkAddr(packet.NDSourceLinkAddr); linked && answersND(sw.Capabilities) {
@@ -365,7 +357,7 @@ var (
 // to all where that is duplicate address detection, whose sender has no address yet.
 func advertise(f packet.Frame, target netip.Addr, mac ofproto.MAC, vlan uint16) []byte {
 	asker, _, _ := f.Addrs()
-	to := packet.Flow{SrcMAC: mac, DstMAC: f.Ethernet().Src, Tags: tags(vlan), Src: netip.AddrPortFrom(target, 0), Dst: netip.AddrPortFrom(asker, 0)}
+	to := packet.Flow{SrcMAC: mac, DstMAC: f.Ethernet().Src, Tags: packet.Tags(vlan), Src: netip.AddrPortFrom(target, 0), Dst: netip.AddrPortFrom(asker, 0)}
 	if asker.IsUnspecified() {
 		to.DstMAC, to.Dst = allNodesMAC, netip.AddrPortFrom(allNodes, 0)
 	}

@@ -128,11 +128,7 @@ func (a *App) broadcastProbe(c *controller.Context, at topology.Place, p *prober
 	if c.Switch(ofproto.DPID(at.DPID)) == nil {
 		return
 	}
-	var tags []packet.VLAN
-	if vlan != 0 {
-		tags = []packet.VLAN{{ID: vlan}}
-	}
-	c.PacketOut(ofproto.DPID(at.DPID), ofproto.PortController, a.probeTo(packet.Broadcast, at, p, probeSegment, tags...), ofproto.OutputPort(ofproto.Port(at.Port)))
+	c.PacketOut(ofproto.DPID(at.DPID), ofproto.PortController, a.probeTo(packet.Broadcast, at, p, probeSegment, packet.Tags(vlan)...), ofproto.OutputPort(ofproto.Port(at.Port)))
 }
 
 // hearBridged takes in a probe that came over a bridge.

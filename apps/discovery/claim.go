@@ -150,10 +150,7 @@ func (a *App) settleClaims(c *controller.Context) {
 // question asks a host at a place whether it is there and has an address: ARP or a neighbour
 // solicitation to its own MAC.
 func (a *App) question(c *controller.Context, mac topology.MAC, vlan uint16, at topology.Place, ip netip.Addr) {
-	var tags []packet.VLAN
-	if vlan != 0 {
-		tags = []packet.VLAN{{ID: vlan}}
-	}
+	tags := packet.Tags(vlan)
 	var frame []byte
 	if ip.Is6() {
 		frame = packet.AppendNeighborSolicitation(nil, controller.ProbeMAC, controller.ProbeAddress6, ip, tags...)

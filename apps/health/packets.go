@@ -223,13 +223,13 @@ func (a *App) answer(c *controller.Context, e controller.PacketIn, f *packet.Fra
 	var reply []byte
 	if q, ok := f.ARP(); ok {
 		if q.Op == packet.ARPRequest && a.answersFor(q.TPA, q.SPA, vlan) {
-			reply = packet.AppendARPReply(nil, packet.MAC(controller.ProbeMAC), q.TPA, q.SHA, q.SPA, tags(vlan)...)
+			reply = packet.AppendARPReply(nil, packet.MAC(controller.ProbeMAC), q.TPA, q.SHA, q.SPA, packet.Tags(vlan)...)
 		}
 	} else if q, ok := f.ND(); ok && q.Type == packet.ICMPv6NeighborSolicitation {
 		src, _, _ := f.Addrs()
 		if a.answersFor(q.Target, src, vlan) && f.ChecksumsOK() && !src.IsUnspecified() {
 			flow := packet.Flow{
-				SrcMAC: packet.MAC(controller.ProbeMAC), DstMAC: f.Ethernet().Src, Tags: tags(vlan),
+				SrcMAC: packet.MAC(controller.ProbeMAC), DstMAC: f.Ethernet().Src, Tags: packet.Tags(vlan),
 				Src: netip.AddrPortFrom(q.Target, 0), Dst: netip.AddrPortFrom(src, 0),
 			}
 			reply = packet.AppendNeighborAdvertisement(nil, flow, q.Target, true)

@@ -68,9 +68,9 @@ func (a *App) ask(c *controller.Context, k *check) bool {
 	mac := packet.MAC(controller.ProbeMAC)
 	var frame []byte
 	if k.Address.Is4() {
-		frame = packet.AppendARPRequest(nil, mac, netip.IPv4Unspecified(), k.Address, tags(k.VLAN)...)
+		frame = packet.AppendARPRequest(nil, mac, netip.IPv4Unspecified(), k.Address, packet.Tags(k.VLAN)...)
 	} else {
-		frame = packet.AppendNeighborSolicitation(nil, mac, controller.ProbeAddress6, k.Address, tags(k.VLAN)...)
+		frame = packet.AppendNeighborSolicitation(nil, mac, controller.ProbeAddress6, k.Address, packet.Tags(k.VLAN)...)
 	}
 	snap := c.Graph.Snapshot()
 	for sw := range c.Switches() {
@@ -113,13 +113,6 @@ func (a *App) send(c *controller.Context, vlan uint16, dst netip.Addr, ip []byte
 	if dst.Is6() {
 		e.Type = packet.EtherTypeIPv6
 	}
-	frame := packet.AppendEthernet(make([]byte, 0, len(ip)+18), e, tags(h.VLAN)...)
+	frame := packet.AppendEthernet(make([]byte, 0, len(ip)+18), e, packet.Tags(h.VLAN)...)
 	c.PacketOut(ofproto.DPID(h.Place.DPID), ofproto.PortController, append(frame, ip...), ofproto.OutputPort(ofproto.Port(h.Place.Port)))
-}
-
-func tags(vlan uint16) []packet.VLAN {
-	if vlan == 0 {
-		return nil
-	}
-	return []packet.VLAN{{ID: vlan}}
 }

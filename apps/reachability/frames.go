@@ -58,23 +58,16 @@ func forUs(m packet.MAC) bool {
 	return ok || m == packet.MAC(controller.ProbeMAC)
 }
 
-func tags(vlan uint16) []packet.VLAN {
-	if vlan == 0 {
-		return nil
-	}
-	return []packet.VLAN{{ID: vlan}}
-}
-
 // whoHas asks a host for its own address: by an ARP probe (RFC 5227), which nobody
 // learns from, or by a neighbour solicitation. to may be the broadcast address.
 func whoHas(l lane, to packet.MAC, addr netip.Addr, vlan uint16) []byte {
 	switch {
 	case addr.Is4():
-		return packet.AppendARPFrame(nil, to, packet.ARP{Op: packet.ARPRequest, SHA: l.mac(), TPA: addr}, tags(vlan)...)
+		return packet.AppendARPFrame(nil, to, packet.ARP{Op: packet.ARPRequest, SHA: l.mac(), TPA: addr}, packet.Tags(vlan)...)
 	case packet.IsGroup(to):
-		return packet.AppendNeighborSolicitation(nil, l.mac(), l.address(), addr, tags(vlan)...)
+		return packet.AppendNeighborSolicitation(nil, l.mac(), l.address(), addr, packet.Tags(vlan)...)
 	}
-	f := packet.Flow{SrcMAC: l.mac(), DstMAC: to, Tags: tags(vlan), Src: netip.AddrPortFrom(l.address(), 0), Dst: netip.AddrPortFrom(addr, 0)}
+	f := packet.Flow{SrcMAC: l.mac(), DstMAC: to, Tags: packet.Tags(vlan), Src: netip.AddrPortFrom(l.address(), 0), Dst: netip.AddrPortFrom(addr, 0)}
 	return packet.AppendNeighborProbe(nil, f, addr)
 }
 

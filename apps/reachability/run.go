@@ -258,14 +258,14 @@ func (r *run) answerFor(c *controller.Context, f *packet.Frame, at topology.Plac
 	tag, _ := f.VLAN()
 	var reply []byte
 	if q, ok := f.ARP(); ok && q.Op == packet.ARPRequest && r.isSource(q.TPA) {
-		reply = packet.AppendARPReply(nil, packet.MAC(controller.ProbeMAC), q.TPA, q.SHA, q.SPA, tags(tag.ID)...)
+		reply = packet.AppendARPReply(nil, packet.MAC(controller.ProbeMAC), q.TPA, q.SHA, q.SPA, packet.Tags(tag.ID)...)
 	} else if q, ok := f.ND(); ok && q.Type == packet.ICMPv6NeighborSolicitation && r.isSource(q.Target) && f.ChecksumsOK() {
 		src, _, _ := f.Addrs()
 		if src.IsUnspecified() {
 			return // somebody wants the address
 		}
 		reply = packet.AppendNeighborAdvertisement(nil, packet.Flow{
-			SrcMAC: packet.MAC(controller.ProbeMAC), DstMAC: f.Ethernet().Src, Tags: tags(tag.ID),
+			SrcMAC: packet.MAC(controller.ProbeMAC), DstMAC: f.Ethernet().Src, Tags: packet.Tags(tag.ID),
 			Src: netip.AddrPortFrom(q.Target, 0), Dst: netip.AddrPortFrom(src, 0),
 		}, q.Target, true)
 	}
@@ -303,7 +303,7 @@ func askPing(from ofproto.DPID, source netip.Addr, to packet.MAC, addr netip.Add
 	q := &question{from: from, out: ofproto.PortTable}
 	q.ask = func(r *run) (key, []byte) {
 		n := r.number(kindPing)
-		f := packet.Flow{SrcMAC: r.lanes[from].mac(), DstMAC: to, Tags: tags(vlan), Src: netip.AddrPortFrom(source, 0), Dst: netip.AddrPortFrom(addr, 0)}
+		f := packet.Flow{SrcMAC: r.lanes[from].mac(), DstMAC: to, Tags: packet.Tags(vlan), Src: netip.AddrPortFrom(source, 0), Dst: netip.AddrPortFrom(addr, 0)}
 		return key{kind: kindPing, local: n}, packet.AppendEchoFrame(nil, f, false, uint16(n), uint16(q.reply.Tries), []byte("fairlead"))
 	}
 	q.judge = func(_ *controller.Context, _ *run, f *packet.Frame, _ topology.Place) bool {
@@ -318,7 +318,7 @@ func askPing(from ofproto.DPID, source netip.Addr, to packet.MAC, addr netip.Add
 // the address asked: where is told in odd.
 func askTCP(from ofproto.DPID, source netip.Addr, to packet.MAC, addr netip.AddrPort, vlan uint16, accept func(src netip.AddrPort, at topology.Place) (ok bool, odd string)) *question {
 	q := &question{from: from, out: ofproto.PortTable}
-	flow := packet.Flow{DstMAC: to, Tags: tags(vlan), Dst: addr}
+	flow := packet.Flow{DstMAC: to, Tags: packet.Tags(vlan), Dst: addr}
 	q.ask = func(r *run) (key, []byte) {
 		n := r.number(kindTCP)
 		flow.SrcMAC, flow.Src = r.lanes[from].mac(), netip.AddrPortFrom(source, uint16(n))

@@ -20,6 +20,14 @@ type VLAN struct {
 	DEI  bool
 }
 
+// Tags returns the tags of a frame of a VLAN, 0 for an untagged one.
+func Tags(vlan uint16) []VLAN {
+	if vlan == 0 {
+		return nil
+	}
+	return []VLAN{{ID: vlan}}
+}
+
 func isTag(t uint16) bool { return t == EtherTypeVLAN || t == EtherTypeQinQ }
 
 // Ethernet returns the Ethernet header.
