@@ -50,10 +50,8 @@ func notation(value string) string {
 		}
 		return "{" + strings.Join(list, ", ") + "}"
 	}
-	var tagged []json.RawMessage
-	var kind string
 	var members []json.RawMessage
-	if json.Unmarshal([]byte(value), &tagged) == nil && len(tagged) == 2 && json.Unmarshal(tagged[0], &kind) == nil && kind == "set" && json.Unmarshal(tagged[1], &members) == nil {
+	if tagged(value, "set", &members) {
 		list := make([]string, len(members))
 		for i, m := range members {
 			list[i] = cut(scalar(m))
@@ -63,12 +61,17 @@ func notation(value string) string {
 	return cut(scalar(json.RawMessage(value)))
 }
 
+// tagged reads the members of a value of a kind: ["set", […]], ["map", […]].
+func tagged(value, kind string, members any) bool {
+	var pair []json.RawMessage
+	var is string
+	return json.Unmarshal([]byte(value), &pair) == nil && len(pair) == 2 && json.Unmarshal(pair[0], &is) == nil && is == kind && json.Unmarshal(pair[1], members) == nil
+}
+
 // pairs reads a map, ordered by its keys.
 func pairs(value string) (list [][2]string, ok bool) {
-	var tagged []json.RawMessage
-	var kind string
 	var raw [][2]json.RawMessage
-	if json.Unmarshal([]byte(value), &tagged) != nil || len(tagged) != 2 || json.Unmarshal(tagged[0], &kind) != nil || kind != "map" || json.Unmarshal(tagged[1], &raw) != nil {
+	if !tagged(value, "map", &raw) {
 		return nil, false
 	}
 	for _, p := range raw {
