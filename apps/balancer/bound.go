@@ -6,7 +6,6 @@ import (
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
-	"github.com/fairlead/fairlead/ofproto/packet"
 )
 
 // The database of an Open vSwitch may say which MAC is attached to a member's interface.
@@ -58,17 +57,10 @@ func compileBound(addr netip.Addr, vlan uint16, mac ofproto.MAC, stage controlle
 	if stage == controller.StageManaged {
 		next = controller.TableSource
 	}
-	var claim []ofproto.Field
-	own := ofproto.ARPSHA(mac)
-	if addr.Is4() {
-		claim = []ofproto.Field{ofproto.EthType(packet.EtherTypeARP), inVLAN(vlan), ofproto.ARPSPA(netip.PrefixFrom(addr, 32))}
-	} else {
-		claim = append(network(addr, vlan), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(packet.ICMPv6NeighborAdvertisement), ofproto.IPv6NDTarget(addr))
-		own = ofproto.EthSrc(mac)
-	}
+	claim, own := claimOf(addr, vlan, mac)
 	punt := applied(ofproto.ToController())
 	return flowtable.Part{Class: flowtable.ClassHost, Flows: []flowtable.Flow{
-		{Table: controller.TableIngress, Priority: controller.PrioMemberOwn, Match: ofproto.NewMatch(append(claim[:len(claim):len(claim)], own)...), Instructions: append(punt[:1:1], ofproto.GotoTable{Table: next})},
+		{Table: controller.TableIngress, Priority: controller.PrioMemberOwn, Match: ofproto.NewMatch(own...), Instructions: append(punt[:1:1], ofproto.GotoTable{Table: next})},
 		{Table: controller.TableIngress, Priority: controller.PrioMemberClaim, Match: ofproto.NewMatch(claim...), Instructions: punt},
 	}}
 }

@@ -59,21 +59,26 @@ func compileClaims(addr netip.Addr, vlan uint16, mac ofproto.MAC, stage controll
 	flow := func(priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
 		return flowtable.Flow{Table: controller.TableIngress, Priority: priority, Match: ofproto.NewMatch(match...), Instructions: ins}
 	}
-	if addr.Is6() {
-		claim := append(network(addr, vlan), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(packet.ICMPv6NeighborAdvertisement), ofproto.IPv6NDTarget(addr))
-		return append(flows,
-			flow(controller.PrioVIPOwn, on, append(claim[:len(claim):len(claim)], ofproto.EthSrc(mac))...),
-			flow(controller.PrioVIPClaim, nil, claim...))
-	}
-	claim := []ofproto.Field{ofproto.EthType(packet.EtherTypeARP), inVLAN(vlan), ofproto.ARPSPA(netip.PrefixFrom(addr, 32))}
-	flows = append(flows,
-		flow(controller.PrioVIPOwn, on, append(claim[:len(claim):len(claim)], ofproto.ARPSHA(mac))...),
-		flow(controller.PrioVIPClaim, nil, claim...))
-	if direct && caps.Nicira { // the specification's own switches need not write fields of ARP
+	claim, own := claimOf(addr, vlan, mac)
+	flows = append(flows, flow(controller.PrioVIPOwn, on, own...), flow(controller.PrioVIPClaim, nil, claim...))
+	if direct && caps.Nicira && addr.Is4() { // the specification's own switches need not write fields of ARP
 		without := ofproto.ApplyActions{Actions: []ofproto.Action{
 			ofproto.SetField{Field: ofproto.ARPSPA(netip.PrefixFrom(netip.IPv4Unspecified(), 32))},
 		}}
 		flows = append(flows, flow(controller.PrioVIPAsks, append([]ofproto.Instruction{without}, on...), append(claim[:len(claim):len(claim)], ofproto.ARPOp(packet.ARPRequest))...))
 	}
 	return flows
+}
+
+// claimOf matches the ARP or neighbour advertisements that give an address a MAC, and of
+// those the ones that give it this MAC.
+func claimOf(addr netip.Addr, vlan uint16, mac ofproto.MAC) (claim, own []ofproto.Field) {
+	theirs := ofproto.ARPSHA(mac)
+	if addr.Is4() {
+		claim = []ofproto.Field{ofproto.EthType(packet.EtherTypeARP), inVLAN(vlan), ofproto.ARPSPA(netip.PrefixFrom(addr, 32))}
+	} else {
+		claim = append(network(addr, vlan), ofproto.IPProto(packet.ProtoICMPv6), ofproto.ICMPv6Type(packet.ICMPv6NeighborAdvertisement), ofproto.IPv6NDTarget(addr))
+		theirs = ofproto.EthSrc(mac)
+	}
+	return claim, append(slices.Clone(claim), theirs)
 }
