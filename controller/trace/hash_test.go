@@ -64,6 +64,7 @@ func TestHashIsThatOfOpenVSwitch(t *testing.T) {
 		}
 		o.AddGroup("s1", group)
 		o.AddFlow("s1", fmt.Sprintf("priority=1,actions=group:%d", slots))
+		o.Appctl("revalidator/wait") // else some packets still go by the group before
 		var frames [][]byte
 		want := map[int][]string{}
 		for range 500 {
