@@ -51,6 +51,8 @@ type Source struct {
 	// Class is that of the part: where many are to be compiled, those of the lower
 	// class are first.
 	Class flowtable.Class
+	// Patient: that the part changes, in forwarding to a host, may wait for other hosts.
+	Patient bool
 
 	seq uint64    // of this assignment; set by the core
 	at  time.Time // of it

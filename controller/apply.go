@@ -353,7 +353,7 @@ func (w *worker) refill(now time.Time) (complete bool) {
 			delete(w.waiting, key)
 			continue
 		}
-		if known := w.compiled[key].seq > 0; w.ready && key.App == AppForwarding && src.Class == flowtable.ClassHost && (!known || src.Build == nil) {
+		if known := w.compiled[key].seq > 0; w.ready && key.App == AppForwarding && src.Class == flowtable.ClassHost && (!known || src.Build == nil || src.Patient) {
 			if !hostsDue {
 				w.hot[key] = hotSource{Source: src, since: src.at, until: w.hostsAt}
 				continue

@@ -35,9 +35,10 @@ type fabric struct {
 
 	// Computed when first asked for. Two readers may compute the same at once;
 	// both get the same, so either may be kept.
-	routes    []atomic.Pointer[[]int32] // by destination: the arc to take at each switch, -1 for none
-	edgePorts []atomic.Pointer[[]Port]
-	spanning  func() *Tree
+	routes     []atomic.Pointer[[]int32] // by destination: the arc to take at each switch, -1 for none
+	treeRoutes []atomic.Pointer[[]int32] // likewise, along the tree
+	edgePorts  []atomic.Pointer[[]Port]
+	spanning   func() *Tree
 }
 
 // arc is one direction of a link that is up, seen from the switch it leaves.
@@ -48,17 +49,18 @@ type arc struct {
 
 func (g *Graph) newFabric(links []Link) *fabric {
 	f := &fabric{
-		version:   g.fabric,
-		switches:  make([]Switch, 0, len(g.switches)),
-		index:     make(map[DPID]int32, len(g.switches)),
-		ends:      make(map[Place]int, 2*len(links)),
-		settling:  maps.Clone(g.settling),
-		peers:     make(map[Place]Place, 2*len(links)),
-		arcs:      make([][]arc, len(g.switches)),
-		routes:    make([]atomic.Pointer[[]int32], len(g.switches)),
-		edgePorts: make([]atomic.Pointer[[]Port], len(g.switches)),
-		held:      g.heldPorts(),
-		spoken:    g.spokenBeside(),
+		version:    g.fabric,
+		switches:   make([]Switch, 0, len(g.switches)),
+		index:      make(map[DPID]int32, len(g.switches)),
+		ends:       make(map[Place]int, 2*len(links)),
+		settling:   maps.Clone(g.settling),
+		peers:      make(map[Place]Place, 2*len(links)),
+		arcs:       make([][]arc, len(g.switches)),
+		routes:     make([]atomic.Pointer[[]int32], len(g.switches)),
+		treeRoutes: make([]atomic.Pointer[[]int32], len(g.switches)),
+		edgePorts:  make([]atomic.Pointer[[]Port], len(g.switches)),
+		held:       g.heldPorts(),
+		spoken:     g.spokenBeside(),
 	}
 	for i, id := range slices.Sorted(maps.Keys(g.switches)) {
 		f.index[id] = int32(i)
@@ -178,7 +180,13 @@ func (f *fabric) EdgePorts(id DPID) []Port {
 // in links, to switch to. Among equals it is the one to the neighbour with the
 // lowest DPID, then the lowest port. It reports false when there is no path, and
 // when from and to are the same.
-func (f *fabric) NextHop(from, to DPID) (Port, bool) {
+func (f *fabric) NextHop(from, to DPID) (Port, bool) { return f.nextHop(from, to, f.route) }
+
+// NextHopInTree is NextHop on the way that broadcasts take: along the tree, and over
+// segments.
+func (f *fabric) NextHopInTree(from, to DPID) (Port, bool) { return f.nextHop(from, to, f.treeRoute) }
+
+func (f *fabric) nextHop(from, to DPID, route func(dst int32) []int32) (Port, bool) {
 	i, ok := f.index[from]
 	if !ok {
 		return 0, false
@@ -187,7 +195,7 @@ func (f *fabric) NextHop(from, to DPID) (Port, bool) {
 	if !ok {
 		return 0, false
 	}
-	a := f.route(j)[i]
+	a := route(j)[i]
 	if a < 0 {
 		return 0, false
 	}
@@ -229,9 +237,32 @@ func (f *fabric) Path(from, to DPID) []Hop {
 
 // route returns, for each switch, which of its arcs leads to switch dst.
 func (f *fabric) route(dst int32) []int32 {
-	if r := f.routes[dst].Load(); r != nil {
+	return kept(&f.routes[dst], func() []int32 { return f.search(dst, func(int32, int) bool { return true }) })
+}
+
+// treeRoute is route along the tree.
+func (f *fabric) treeRoute(dst int32) []int32 {
+	return kept(&f.treeRoutes[dst], func() []int32 {
+		tree := f.spanning()
+		return f.search(dst, func(i int32, arc int) bool {
+			return arc >= len(f.arcs[i]) || tree.Contains(Place{f.switches[i].DPID, f.arcs[i][arc].out})
+		})
+	})
+}
+
+// kept computes what p does not have yet.
+func kept(p *atomic.Pointer[[]int32], compute func() []int32) []int32 {
+	if r := p.Load(); r != nil {
 		return *r
 	}
+	r := compute()
+	p.Store(&r)
+	return r
+}
+
+// search finds shortest paths to switch dst by the arcs of over that it may use. Both
+// directions of a link are used, or none.
+func (f *fabric) search(dst int32, use func(i int32, arc int) bool) []int32 {
 	const unreached = -1
 	dist := make([]int32, len(f.switches))
 	r := make([]int32, len(f.switches))
@@ -242,20 +273,22 @@ func (f *fabric) route(dst int32) []int32 {
 	queue := append(make([]int32, 0, len(dist)), dst)
 	for k := 0; k < len(queue); k++ {
 		i := queue[k]
-		for _, a := range f.over[i] {
-			if dist[a.to] == unreached {
+		for n, a := range f.over[i] {
+			if dist[a.to] == unreached && use(i, n) {
 				dist[a.to] = dist[i] + 1
 				queue = append(queue, a.to)
 			}
 		}
 	}
 	for i, as := range f.over {
-		// dist is 0 at dst and -1 where dst is not reached: no arc fits there.
-		if dist[i] > 0 {
-			r[i] = int32(slices.IndexFunc(as, func(a arc) bool { return dist[a.to] == dist[i]-1 }))
+		for n, a := range as {
+			// dist is 0 at dst and -1 where dst is not reached: no arc fits there.
+			if dist[i] > 0 && dist[a.to] == dist[i]-1 && use(int32(i), n) {
+				r[i] = int32(n)
+				break
+			}
 		}
 	}
-	f.routes[dst].Store(&r)
 	return r
 }
 

@@ -77,6 +77,15 @@ func checkFabric(t require.TestingT, s *Snapshot) {
 			}
 			_, ok := s.NextHop(b, b)
 			require.False(t, ok)
+
+			at := a
+			for hops := 0; at != b; hops++ {
+				out, ok := s.NextHopInTree(at, b)
+				require.True(t, ok)
+				require.True(t, tree.Contains(Place{at, out}))
+				require.Less(t, hops, len(ids), "the way from %v to %v along the tree has a circle", a, b)
+				at = wire[Place{at, out}].DPID
+			}
 		}
 		r, ok := tree.Root(a)
 		require.True(t, ok)

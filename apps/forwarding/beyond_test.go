@@ -37,6 +37,6 @@ func TestHostBeyondALink(t *testing.T) {
 	h, known := snap.Host(topology.MAC{2, 1}, 0)
 	require.True(t, known)
 	for dpid, entries := range map[topology.DPID]int{1: 1, 2: 2, 3: 0, 4: 0} {
-		require.Len(t, compileHost(snap, dpid, h, false).Flows, entries, "switch %v", dpid)
+		require.Len(t, compileHost(snap, dpid, h, snap.NextHop, false).Flows, entries, "switch %v", dpid)
 	}
 }

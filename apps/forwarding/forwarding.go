@@ -25,14 +25,15 @@ var floodGroup = flowtable.GroupIDOf(0xffffff)
 
 // App is the forwarding app. Make one with New.
 type App struct {
-	hosts  map[string]topology.Host // by part name
-	floods map[topology.Place]*flood
+	hosts   map[string]topology.Host // by part name
+	spreads map[string]*spread       // by part name, of new hosts
+	floods  map[topology.Place]*flood
 }
 
 // New returns the app. Hosts that the graph knows already, from before a restart,
 // count as known.
 func New(g *topology.Graph) *App {
-	a := &App{hosts: map[string]topology.Host{}, floods: map[topology.Place]*flood{}}
+	a := &App{hosts: map[string]topology.Host{}, spreads: map[string]*spread{}, floods: map[topology.Place]*flood{}}
 	for _, h := range g.Snapshot().Hosts() {
 		a.hosts[hostPart(h)] = h
 	}
@@ -68,6 +69,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		c.Dirty(ofproto.DPID(e.Link.A.DPID), partBase)
 		c.Dirty(ofproto.DPID(e.Link.B.DPID), partBase)
 	case controller.Rerouted:
+		a.rerouted(c)
 		c.DirtyAll(partBase)
 		for name := range a.hosts {
 			a.dirtyHost(c, name)
@@ -82,9 +84,14 @@ func (a *App) Handle(c *controller.Context, event any) {
 				delete(a.floods, at)
 			}
 		}
+	case controller.Applied:
+		a.acknowledged(c, e)
+	case controller.StageChanged:
+		a.restaged(c, e.DPID)
 	case topology.HostAdded:
-		a.setHost(c, e.Host)
+		a.added(c, e.Host)
 	case topology.HostMoved:
+		delete(a.spreads, hostPart(e.Host))
 		a.setHost(c, e.Host)
 	case topology.HostChanged:
 		if known, ok := a.hosts[hostPart(e.Host)]; ok && known.Pinned != e.Host.Pinned {
@@ -92,6 +99,7 @@ func (a *App) Handle(c *controller.Context, event any) {
 		}
 	case topology.HostGone:
 		delete(a.hosts, hostPart(e.Host))
+		delete(a.spreads, hostPart(e.Host))
 		a.dirtyHost(c, hostPart(e.Host))
 	}
 }
@@ -127,7 +135,14 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 		if h.Pinned {
 			class = flowtable.ClassService // traffic that is vital goes there
 		}
-		return controller.Source{Class: class, Build: func() flowtable.Part { return compileHost(snap, dpid, h, oneTable) }}
+		tag, nextHop := uint64(tagPath), snap.NextHop
+		if a.goesByTree(snap, sw.DPID, h) {
+			tag, nextHop = tagTree, snap.NextHopInTree
+		}
+		return controller.Source{
+			Tag: tag, Class: class, Patient: a.spreads[part] != nil,
+			Build: func() flowtable.Part { return compileHost(snap, dpid, h, nextHop, oneTable) },
+		}
 	}
 	switch {
 	case sw.Stage != controller.StageManaged && !sw.Capabilities.Normal:
@@ -250,9 +265,9 @@ func isBeyond(snap *topology.Snapshot, dpid topology.DPID, at topology.Place) bo
 var ownMACs = ofproto.EthSrcMasked(controller.OwnMACs, controller.OwnMACsMask)
 
 // compileHost is what one switch does for one host: out of its port on the host's
-// switch, out of the port on the shortest path elsewhere, nothing where there is
-// no path (its packets are flooded along the tree).
-func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host, oneTable bool) flowtable.Part {
+// switch, out of the port on the path there elsewhere, nothing where there is
+// no path (its packets are flooded along the tree). nextHop says which that path is.
+func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host, nextHop func(from, to topology.DPID) (topology.Port, bool), oneTable bool) flowtable.Part {
 	p := flowtable.Part{Class: flowtable.ClassHost}
 	mac := ofproto.MAC(h.MAC)
 	port, ok := h.Place.Port, true
@@ -262,7 +277,7 @@ func compileHost(snap *topology.Snapshot, dpid topology.DPID, h topology.Host, o
 		tag = ofproto.VLANVID(h.VLAN)
 	}
 	if h.Place.DPID != dpid {
-		port, ok = snap.NextHop(dpid, h.Place.DPID)
+		port, ok = nextHop(dpid, h.Place.DPID)
 		ok = ok && !isBeyond(snap, dpid, h.Place)
 	} else if !oneTable {
 		p.Flows = append(p.Flows, flow(controller.TableSource, controller.PrioSourceHost, gotoTable(controller.TableVIP),
