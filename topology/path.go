@@ -39,6 +39,7 @@ type fabric struct {
 	treeRoutes []atomic.Pointer[[]int32] // likewise, along the tree
 	edgePorts  []atomic.Pointer[[]Port]
 	spanning   func() *Tree
+	cuts       func() map[Place]bool
 }
 
 // arc is one direction of a link that is up, seen from the switch it leaves.
@@ -100,7 +101,7 @@ func (g *Graph) newFabric(links []Link) *fabric {
 		f.mourned[p] = slices.Sorted(maps.Keys(peers))
 	}
 	f.unmanaged, f.blocks = maps.Clone(g.unmanaged), maps.Clone(g.blocks)
-	f.spanning = sync.OnceValue(f.span)
+	f.spanning, f.cuts = sync.OnceValue(f.span), sync.OnceValue(f.findCuts)
 	f.closeLinks()
 	f.over = make([][]arc, len(g.switches))
 	f.assignRoles(f.unmanaged)
@@ -200,6 +201,64 @@ func (f *fabric) nextHop(from, to DPID, route func(dst int32) []int32) (Port, bo
 		return 0, false
 	}
 	return f.over[i][a].out, true
+}
+
+// Detour says what there is beside the link that NextHop takes from one switch to another:
+// whether there is a way without it, and the port to a neighbour whose own path does not
+// come back (a loop-free alternate, RFC 5286 §3.2), which can take over before anybody
+// calculates; 0 where no neighbour is such. It reports false, too, where NextHop takes no
+// cable.
+func (f *fabric) Detour(from, to DPID) (spare Port, ok bool) {
+	out, leads := f.NextHop(from, to)
+	if _, cable := f.peers[Place{from, out}]; !leads || !cable {
+		return 0, false
+	}
+	i, route := f.index[from], f.route(f.index[to])
+	for _, a := range f.arcs[i] {
+		if a.out == out {
+			continue
+		}
+		at := a.to
+		for at != i && route[at] >= 0 && !f.unmanaged[f.switches[at].DPID] {
+			at = f.over[at][route[at]].to
+		}
+		if f.switches[at].DPID == to {
+			return a.out, true
+		}
+	}
+	return 0, !f.cuts()[Place{from, out}]
+}
+
+// findCuts returns the ends of links without which the network falls apart: those that no
+// circle goes by (Tarjan, 1974).
+func (f *fabric) findCuts() map[Place]bool {
+	cuts := map[Place]bool{}
+	seen, low := make([]int, len(f.switches)), make([]int, len(f.switches)) // in order of visits, from 1
+	visits := 0
+	var visit func(i int32, by Port)
+	visit = func(i int32, by Port) {
+		visits++
+		seen[i], low[i] = visits, visits
+		for _, a := range f.over[i] {
+			switch {
+			case a.out == by:
+			case seen[a.to] > 0:
+				low[i] = min(low[i], seen[a.to])
+			default:
+				visit(a.to, a.far)
+				low[i] = min(low[i], low[a.to])
+				if low[a.to] > seen[i] {
+					cuts[Place{f.switches[i].DPID, a.out}], cuts[Place{f.switches[a.to].DPID, a.far}] = true, true
+				}
+			}
+		}
+	}
+	for i := range f.switches {
+		if seen[i] == 0 {
+			visit(int32(i), 0)
+		}
+	}
+	return cuts
 }
 
 // Hop is one switch of a path: in by one port, out by another. In of the first

@@ -78,6 +78,9 @@ func checkFabric(t require.TestingT, s *Snapshot) {
 			_, ok := s.NextHop(b, b)
 			require.False(t, ok)
 
+			if d > 0 {
+				checkDetour(t, s, wire, a, b)
+			}
 			at := a
 			for hops := 0; at != b; hops++ {
 				out, ok := s.NextHopInTree(at, b)
@@ -227,4 +230,34 @@ func TestConcurrentReaders(t *testing.T) {
 		}
 	}
 	wg.Wait()
+}
+
+// checkDetour compares Detour with a search that leaves the link out.
+func checkDetour(t require.TestingT, s *Snapshot, wire map[Place]Place, a, b DPID) {
+
+	lost, _ := s.NextHop(a, b)
+	reached := map[DPID]bool{a: true}
+	for queue := []DPID{a}; len(queue) > 0; queue = queue[1:] {
+		for p, o := range wire {
+			if p.DPID == queue[0] && p != (Place{a, lost}) && o != (Place{a, lost}) && !reached[o.DPID] {
+				reached[o.DPID] = true
+				queue = append(queue, o.DPID)
+			}
+		}
+	}
+	spare, ok := s.Detour(a, b)
+	require.Equal(t, reached[b], ok, "a way from %v to %v without %v", a, b, lost)
+	if spare == 0 {
+		for p, o := range wire {
+			if p.DPID == a && p.Port != lost {
+				back := slices.ContainsFunc(s.Path(o.DPID, b), func(h Hop) bool { return h.DPID == a })
+				require.True(t, back, "%v is spare from %v to %v", p, a, b)
+			}
+		}
+		return
+	}
+	require.NotEqual(t, lost, spare)
+	for _, h := range s.Path(wire[Place{a, spare}].DPID, b) {
+		require.NotEqual(t, a, h.DPID, "the way over the spare port comes back")
+	}
 }

@@ -45,9 +45,9 @@ type App struct {
 	refused    map[netip.Addr]map[ofproto.DPID]error  // addresses that a switch did not take
 	families   map[bool]int                           // VIPs of IPv6, and of IPv4
 	errors     allowance                              // of ICMP errors passed on
-	// hops are the ports of switches towards those that members are attached to, 0 for
-	// none, as VIPs were compiled with: they change when the network is routed anew.
-	hops    map[ofproto.DPID]map[topology.DPID]topology.Port
+	// hops are the ways of switches towards those that members are attached to, as VIPs
+	// were compiled with: they change when the network is routed anew.
+	hops    map[ofproto.DPID]map[topology.DPID]hop
 	handled uint64 // events; between two of them nothing changes
 	// leaving are the switches that have ceased to serve VIPs, whose parts go.
 	leaving map[ofproto.DPID]bool
@@ -147,7 +147,7 @@ func NewApp(records []Record, saveOwners func(context.Context, string, uint64, m
 		at:         map[topology.Place]map[netip.Addr]bool{},
 		refused:    map[netip.Addr]map[ofproto.DPID]error{},
 		families:   map[bool]int{},
-		hops:       map[ofproto.DPID]map[topology.DPID]topology.Port{},
+		hops:       map[ofproto.DPID]map[topology.DPID]hop{},
 		leaving:    map[ofproto.DPID]bool{},
 		guests:     map[topology.Place]map[topology.HostKey]bool{},
 		bypasses:   map[netip.Addr]bypass{},
@@ -981,19 +981,25 @@ func (a *App) input(c *controller.Context, sw *controller.Switch, v *vip) vipInp
 func (a *App) targetOn(snap *topology.Snapshot, dpid topology.DPID, at *location) target {
 	t := target{mac: at.mac, vlan: at.vlan}
 	if at.place.DPID == dpid {
-		t.port, t.attached = ofproto.Port(at.place.Port), true
+		t.hop, t.attached = hop{port: ofproto.Port(at.place.Port)}, true
 		return t
 	}
 	hops := a.hops[ofproto.DPID(dpid)]
 	if hops == nil {
-		hops = map[topology.DPID]topology.Port{}
+		hops = map[topology.DPID]hop{}
 		a.hops[ofproto.DPID(dpid)] = hops
 	}
-	port, known := hops[at.place.DPID]
+	h, known := hops[at.place.DPID]
 	if !known {
-		port, _ = snap.NextHop(dpid, at.place.DPID)
-		hops[at.place.DPID] = port
+		h = hopTo(snap, dpid, at.place.DPID)
+		hops[at.place.DPID] = h
 	}
-	t.port = ofproto.Port(port)
+	t.hop = h
 	return t
+}
+
+func hopTo(snap *topology.Snapshot, from, to topology.DPID) hop {
+	port, _ := snap.NextHop(from, to)
+	spare, detour := snap.Detour(from, to)
+	return hop{ofproto.Port(port), ofproto.Port(spare), detour}
 }

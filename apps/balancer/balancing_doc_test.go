@@ -61,9 +61,9 @@ var situations = []struct {
 	stage controller.Stage
 	at    target
 }{
-	{"managed", controller.StageManaged, target{mac: ofproto.MAC{2}, port: 2, attached: true}},
-	{"steer", controller.StageSteer, target{mac: ofproto.MAC{2}, port: 2, attached: true}},
-	{"steer, members at another switch", controller.StageSteer, target{mac: ofproto.MAC{2}, port: 2}},
+	{"managed", controller.StageManaged, target{mac: ofproto.MAC{2}, hop: hop{port: 2}, attached: true}},
+	{"steer", controller.StageSteer, target{mac: ofproto.MAC{2}, hop: hop{port: 2}, attached: true}},
+	{"steer, members at another switch", controller.StageSteer, target{mac: ofproto.MAC{2}, hop: hop{port: 2}}},
 }
 
 // combination is what becomes of a VIP with two members on a kind of switch.

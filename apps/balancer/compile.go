@@ -13,12 +13,24 @@ import (
 
 // target is a member as one switch reaches it.
 type target struct {
-	mac  ofproto.MAC
-	port ofproto.Port // towards it; 0: no path is known
-	vlan uint16       // of its frames as they are seen; 0: untagged
+	mac ofproto.MAC
+	hop
+	vlan uint16 // of its frames as they are seen; 0: untagged
 	// attached: the member is behind a port of this very switch.
 	attached bool
 }
+
+// hop is the way out of a switch.
+type hop struct {
+	port   ofproto.Port // 0: no path is known
+	spare  ofproto.Port // takes over when port is down (topology.Snapshot.Detour); 0: none
+	detour bool         // there is a path without port
+}
+
+// isWatched says whether the slots of a member skip it while no port towards it is up.
+// Where there is another path, it will be taken in a moment: what is lost until then
+// is sent again, and in the hands of another member it would end its connection.
+func (h hop) isWatched() bool { return h.port != 0 && (h.spare != 0 || !h.detour) }
 
 // vipInput is all that the part of one VIP in one switch is made from.
 type vipInput struct {
@@ -169,28 +181,34 @@ func (in vipInput) bucket(l ListenerRecord, m MemberRecord, ch choice) ofproto.B
 	b := ofproto.Bucket{Weight: 1, WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny}
 	if ch.level == levelInline {
 		b.Actions = in.actions(l, m, in.caps.NormalInBuckets)
-		if t.port != 0 && in.caps.WatchPort {
+		if t.port != 0 && !t.detour && in.caps.WatchPort {
 			b.WatchPort = t.port
 		}
 		return b
 	}
 	b.Actions = []ofproto.Action{ofproto.Group{ID: m.Group}}
-	if t.port != 0 {
+	if t.isWatched() {
 		b.WatchGroup = m.Group
 	}
 	return b
 }
 
-// memberGroup is the group that delivers to one member: a fast failover group,
-// because that type has liveness on Open vSwitch, so that the slots skip the
-// member while its port is down. Without a port to watch it is indirect.
+// memberGroup is the group that delivers to one member: where it is watched a fast
+// failover group, because that type has liveness on Open vSwitch, so that the slots skip
+// the member while its ports are down; else indirect.
 func (in vipInput) memberGroup(l ListenerRecord, m MemberRecord) flowtable.Group {
-	b := ofproto.Bucket{WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny, Actions: in.actions(l, m, in.caps.NormalInBuckets)}
+	t := in.targets[m.Key.Addr()]
+	bucket := ofproto.Bucket{WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny, Actions: in.actions(l, m, in.caps.NormalInBuckets)}
 	g := flowtable.Group{ID: m.Group, Type: ofproto.GroupTypeIndirect}
-	if t := in.targets[m.Key.Addr()]; t.port != 0 {
-		g.Type, b.WatchPort = ofproto.GroupTypeFastFailover, t.port
+	if t.isWatched() {
+		g.Type, bucket.WatchPort = ofproto.GroupTypeFastFailover, t.port
 	}
-	g.Buckets = []ofproto.Bucket{b}
+	g.Buckets = []ofproto.Bucket{bucket}
+	if t.spare != 0 {
+		t.port = t.spare
+		bucket.Actions, bucket.WatchPort = in.actionsTo(t, l, m, in.caps.NormalInBuckets), t.spare
+		g.Buckets = append(g.Buckets, bucket)
+	}
 	return g
 }
 

@@ -101,7 +101,7 @@ func (in vipInput) track(p *flowtable.Part, l ListenerRecord, ch choice) {
 			b := ofproto.Bucket{Weight: 1, WatchPort: ofproto.PortAny, WatchGroup: ofproto.GroupAny}
 			if m, ok := byIndex[id]; ok { // as it has, where another has: see Spread
 				b.Actions = []ofproto.Action{in.commit(l, m)}
-				if in.targets[m.Key.Addr()].port != 0 {
+				if in.targets[m.Key.Addr()].isWatched() {
 					b.WatchGroup = m.Group
 				}
 			}

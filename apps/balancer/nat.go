@@ -13,6 +13,11 @@ func (in vipInput) actions(l ListenerRecord, m MemberRecord, normal bool) []ofpr
 	if !ok {
 		return nil
 	}
+	return in.actionsTo(t, l, m, normal)
+}
+
+// actionsTo is actions for a member that is reached in a way of its own.
+func (in vipInput) actionsTo(t target, l ListenerRecord, m MemberRecord, normal bool) []ofproto.Action {
 	deliver := in.deliver(t, normal)
 	if in.rec.VIP.Mode != ModeNAT || len(deliver) == 0 {
 		return deliver

@@ -552,6 +552,74 @@ func TestLinkLossReroutesTheVIP(t *testing.T) {
 	})
 }
 
+// TestLinkDownBeforeAnybodyCalculates takes a link down that packets to members go by, while
+// the controller is away. They go another way where a neighbour has one, are lost where there
+// will be one, and go to other members only where there is none.
+func TestLinkDownBeforeAnybodyCalculates(t *testing.T) {
+	const lost, other = "lost", "other"
+	for _, c := range []struct {
+		name     string
+		switches int
+		links    [][2]int
+		want     map[string]string // of the members beyond the link from 1 to 2; else the same
+	}{
+		{"triangle", 3, lab.Ring(3), nil},
+		{"ring of four", 4, lab.Ring(4), map[string]string{"h2": lost}}, // 4 reaches 2 by 1
+		{"two cables", 2, [][2]int{{1, 2}, {1, 2}}, nil},
+		{"line", 3, [][2]int{{1, 2}, {2, 3}}, map[string]string{"h2": other, "h3": other}},
+	} {
+		for _, o := range []simswitch.Options{{}, {NoChaining: true}} {
+			t.Run(fmt.Sprint(c.name, " chained ", !o.NoChaining), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := lab.Build(c.switches, o, c.links...)
+					n.AddHost(simswitch.Host{Name: "here", MAC: packet.MAC{2, 9}, IP: netip.MustParseAddr("10.0.0.99"), At: place{DPID: 1, Port: 101}})
+					pool := []string{"here", "h2"}
+					if c.switches > 2 {
+						pool = append(pool, "h3")
+					}
+					s, rec := start(t, n, lab.Options{}, balancer.TCP, pool...)
+					s.learn()
+					before := map[uint16]string{}
+					for sport := range uint16(100) {
+						before[sport] = s.serves("h1", 1+sport, rec)
+					}
+					beyond := map[packet.MAC]bool{} // what packets go to by the link
+					s.SetTap(func(from place, frame []byte) {
+						if from == (place{DPID: 1, Port: 1}) {
+							beyond[packet.MAC(frame[:6])] = true
+						}
+					})
+					for sport := range uint16(100) {
+						s.takes("h1", s.request("h1", 1+sport, rec))
+					}
+					s.SetTap(nil)
+					for d := range c.switches {
+						s.Disconnect(ofproto.DPID(d + 1))
+					}
+					s.SetLink(place{DPID: 1, Port: 1}, false)
+					s.Pass(10 * time.Millisecond)
+					for sport := range uint16(100) {
+						who, _ := s.takes("h1", s.request("h1", 1+sport, rec))
+						was := before[sport]
+						want := c.want[was]
+						if o.NoChaining && beyond[s.Host(was).MAC] && want == "" {
+							want = lost // a bucket of a select group has one port
+						}
+						switch want {
+						case lost:
+							require.Empty(t, who, "of %s", was)
+						case other:
+							require.Equal(t, "here", who, "of %s", was)
+						default:
+							require.Equal(t, was, who)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestMembersAreFoundByARP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, rec := start(t, ring(simswitch.Options{}), lab.Options{}, balancer.TCP, "h2", "h3") // nobody has announced itself

@@ -157,7 +157,7 @@ func TestDrainsEnd(t *testing.T) {
 
 	in := vipInput{rec: &rec, stage: controller.StageManaged, targets: map[netip.Addr]target{}}
 	for _, m := range rec.Listeners[0].Members {
-		in.targets[m.Key.Addr()] = target{port: 1}
+		in.targets[m.Key.Addr()] = target{hop: hop{port: 1}}
 	}
 	delivers := func(at time.Time) (all [3]bool) {
 		in.now = at

@@ -19,14 +19,14 @@ func (a *App) rerouted(c *controller.Context) {
 			attached[place.DPID] = append(attached[place.DPID], addr)
 		}
 	}
-	maps.DeleteFunc(a.hops, func(d ofproto.DPID, _ map[topology.DPID]topology.Port) bool { return c.Switch(d) == nil })
+	maps.DeleteFunc(a.hops, func(d ofproto.DPID, _ map[topology.DPID]hop) bool { return c.Switch(d) == nil })
 	for sw := range c.Switches() {
 		if !serves(sw) {
 			continue
 		}
 		hops := a.hops[sw.DPID]
 		for to, was := range hops {
-			now, _ := snap.NextHop(topology.DPID(sw.DPID), to)
+			now := hopTo(snap, topology.DPID(sw.DPID), to)
 			if now == was {
 				continue
 			}

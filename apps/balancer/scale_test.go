@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -173,33 +174,33 @@ func TestSwitchThatOnlyWatchesHasNoParts(t *testing.T) {
 	require.NotEmpty(t, s.app.Parts(s.c, sw))
 }
 
-// A link that comes changes the way to some switches, and of those alone the VIPs with
-// members there are compiled again.
+// A link that comes changes the way to some switches, and what stands in for it when it is
+// lost, and of those alone the VIPs with members there are compiled again.
 func TestReroutedCompilesWhatGoesAnotherWay(t *testing.T) {
 	s := sketchOf(t, 6, 30, false)
 	s.settle()
 	s.app.Handle(s.c, controller.Rerouted{})
 	require.Empty(t, s.c.DirtyParts(), "nothing goes another way")
-	// The ends of the line are joined: 1 reaches 6 and 5 directly now.
+	// The first three of the line are joined in a circle.
 	s.graph.SetPort(1, topology.PortState{Port: 9, Up: true}, s.now)
-	s.graph.SetPort(6, topology.PortState{Port: 9, Up: true}, s.now)
-	s.graph.SeedLink(topology.Place{DPID: 1, Port: 9}, topology.Place{DPID: 6, Port: 9}, s.now.Add(time.Hour), s.now)
+	s.graph.SetPort(3, topology.PortState{Port: 9, Up: true}, s.now)
+	s.graph.SeedLink(topology.Place{DPID: 1, Port: 9}, topology.Place{DPID: 3, Port: 9}, s.now.Add(time.Hour), s.now)
 	s.turn()
 	s.app.Handle(s.c, controller.Rerouted{})
-	parts := s.c.DirtyParts()
-	require.Contains(t, parts, ofproto.DPID(1))
-	require.Contains(t, parts, ofproto.DPID(6))
-	for dpid, names := range parts {
-		for _, name := range names {
-			rec := s.app.vips[name[len(partVIP):]].rec
-			far := false
-			for _, m := range rec.Listeners[0].Members {
-				d := int(s.app.members[m.Key.Addr()].place.DPID) - int(dpid)
-				far = far || d >= 3 || d <= -3
+	want := map[ofproto.DPID][]string{}
+	for dpid := ofproto.DPID(1); dpid <= 3; dpid++ {
+		for name, v := range s.app.vips {
+			if slices.ContainsFunc(v.rec.Listeners[0].Members, func(m MemberRecord) bool {
+				// Of the three only 3 leads to those beyond it, by a link that has nothing in its stead.
+				at := s.app.members[m.Key.Addr()].place.DPID
+				return at != topology.DPID(dpid) && (dpid != 3 || at < 3)
+			}) {
+				want[dpid] = append(want[dpid], partVIP+name)
 			}
-			require.True(t, far, "%s on %s", name, dpid)
 		}
+		slices.Sort(want[dpid])
 	}
+	require.Equal(t, want, s.c.DirtyParts())
 	s.flush()
 	snap := s.graph.Snapshot()
 	for _, sw := range s.list {
@@ -207,8 +208,8 @@ func TestReroutedCompilesWhatGoesAnotherWay(t *testing.T) {
 			for _, m := range v.rec.Listeners[0].Members {
 				at := s.app.members[m.Key.Addr()]
 				got := s.app.input(s.c, sw, v).targets[m.Key.Addr()].port
-				if hop, ok := snap.NextHop(topology.DPID(sw.DPID), at.place.DPID); ok {
-					require.EqualValues(t, hop, got)
+				if port, ok := snap.NextHop(topology.DPID(sw.DPID), at.place.DPID); ok {
+					require.EqualValues(t, port, got)
 				}
 			}
 		}

@@ -103,7 +103,7 @@ func (a *App) track(c *controller.Context, dpid topology.DPID, vip netip.Addr, a
 	t.attached = false
 	for _, o := range regions.Outlets(dpid) {
 		if slices.Contains(around, topology.Place{DPID: dpid, Port: o.Port}) {
-			t.port, t.attached = ofproto.Port(o.Port), !a.silenced(o, vip)
+			t.hop, t.attached = hop{port: ofproto.Port(o.Port)}, !a.silenced(o, vip)
 			return
 		}
 	}

@@ -4,8 +4,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -153,6 +155,47 @@ func TestRingHealsACutLink(t *testing.T) {
 		l.mend(k)
 		c.wait("the link is found again", func() bool { return c.linkCount() == all })
 		requireOneCopy(l, client)
+	}
+}
+
+// TestCutLinksBreakNoConnection cuts the links of a ring, one after the other, while
+// connections by the VIP are asked all the time: a packet that comes to another member than
+// those before it ends its connection, one that is lost does not.
+func TestCutLinksBreakNoConnection(t *testing.T) {
+	l, c, clients, servers := ringWithService(t)
+	c.put("web", web(members(8080, servers...)))
+	all := c.linkCount()
+	var asking sync.WaitGroup
+	stop, broken := make(chan struct{}), make(chan string, 60)
+	for _, s := range openSessions(clients[0], 60) {
+		asking.Go(func() {
+			for tick := time.NewTicker(20 * time.Millisecond); ; {
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+				}
+				if member, err := s.ask(); err != nil || member != s.member {
+					broken <- fmt.Sprintf("%s, then %s: %v", s.member, member, err)
+					return
+				}
+			}
+		})
+	}
+	for _, k := range l.links {
+		udp := clients[0].udpStream(netip.AddrPortFrom(servers[2].addr, 5353))
+		udp.flows(t, 200)
+		l.cut(k)
+		udp.flows(t, 1000)
+		t.Logf("%s cut: %v", k, udp.finish())
+		l.mend(k)
+		c.wait("the link is found again", func() bool { return c.linkCount() == all })
+	}
+	close(stop)
+	asking.Wait()
+	close(broken)
+	for b := range broken {
+		t.Error(b)
 	}
 }
 
