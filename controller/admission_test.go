@@ -307,6 +307,18 @@ func TestQueuesAreBounded(t *testing.T) {
 		require.Len(t, s.packetIns, maxPacketIns)
 		require.EqualValues(t, 10_000-maxPacketIns, s.dropped)
 	})
+	t.Run("bytes of packet-ins", func(t *testing.T) {
+		s := newSession()
+		m := &ofproto.PacketIn{Match: ofproto.NewMatch(ofproto.InPort(1)), Data: make([]byte, 60_000)}
+		for range 100 {
+			s.packetIn(m)
+		}
+		require.LessOrEqual(t, 60_000*len(s.packetIns), maxPacketBytes)
+		require.NotEmpty(t, s.packetIns)
+		s.c.ctx = NewContext(time.Now(), nil, nil)
+		s.c.drain(s)
+		require.Zero(t, s.queuedLen, "there is room again")
+	})
 	t.Run("port events", func(t *testing.T) {
 		s := newSession()
 		for range 2 * maxPortEvents {
@@ -323,14 +335,20 @@ func TestQueuesAreBounded(t *testing.T) {
 		require.Len(t, s.removed, maxRemoved)
 		require.True(t, s.reread, "what did not fit is read back")
 	})
+	t.Run("matches of removed flows", func(t *testing.T) {
+		s := newSession()
+		s.flowRemoved(&ofproto.FlowRemoved{Cookie: 0xfa1d << 48, Match: make(ofproto.Match, 60_000)})
+		require.Empty(t, s.removed, "no entry of ours")
+	})
 	t.Run("errors", func(t *testing.T) {
 		s := newSession()
 		sent := s.announce(1)
 		sent.first = 7
 		for xid := range uint32(10_000) {
-			s.failed(xid, &ofproto.Error{})
+			s.failed(xid, &ofproto.Error{Data: make([]byte, 64)})
 		}
 		require.Len(t, sent.errs, 1, "of what was sent")
+		require.Nil(t, sent.errs[0].Data)
 		require.LessOrEqual(t, len(s.c.logLimited.seen), 4096)
 	})
 	t.Run("inbox", func(t *testing.T) {

@@ -33,6 +33,11 @@ const (
 	auditEvery = 45 * time.Second
 	retryFirst = time.Second
 	retryMost  = time.Minute
+	// lossesFree is how often a part that the switch has dropped entries of is repaired
+	// at once; then it waits as one that was refused. lossForget is for how long no entry
+	// is dropped until that is forgotten.
+	lossesFree = 5
+	lossForget = 2 * retryMost
 	// readsMost is how often in a row a switch is read back for one part's sake: what
 	// got lost or was deleted meanwhile must not count as what it cannot do.
 	readsMost = 3
@@ -57,6 +62,17 @@ type retry struct {
 	room bool // it waits for room, with all others that do
 	read int  // how often the switch was read back because of it
 }
+
+// loss remembers that the switch has dropped entries of a part.
+type loss struct {
+	count int       // of repairs, within lossForget of one another
+	last  time.Time // when it was lost
+	until time.Time // not repaired before
+	open  bool      // not repaired yet
+}
+
+// errLost is the fault of a part that is not repaired at once any more.
+var errLost = errors.New("the switch drops its entries again and again")
 
 // attachAndWork joins the core and then keeps the switch at its desired state
 // until the connection ends.
@@ -83,7 +99,7 @@ func (s *session) attachAndWork(ctx context.Context) error {
 	s.c.admission.settle(s.entry)
 	w := &worker{
 		session: s, waiting: map[flowtable.PartKey]Source{}, hot: map[flowtable.PartKey]hotSource{}, compiled: map[flowtable.PartKey]assignment{},
-		broken: map[flowtable.PartKey]bool{}, retries: map[flowtable.PartKey]retry{}, installed: installed,
+		broken: map[flowtable.PartKey]bool{}, retries: map[flowtable.PartKey]retry{}, losses: map[flowtable.PartKey]loss{}, installed: installed,
 		window: planFirst,
 	}
 	audit := time.NewTimer(auditDelay())
@@ -142,12 +158,13 @@ type worker struct {
 	hot          map[flowtable.PartKey]hotSource  // not to be compiled yet; see refill
 	compiled     map[flowtable.PartKey]assignment // of each part, the last one compiled
 	retries      map[flowtable.PartKey]retry
-	removedInAir []removedFlow // entries of parts in the air that were removed
-	air          *flight       // committed, and not landed; nil: none
-	next         *flight       // launched, and not committed; nil: none
-	lead         int           // about how many messages are compiled and not planned
-	window       int           // how many messages the next plan holds
-	last         *flight       // that landed
+	losses       map[flowtable.PartKey]loss // parts that entries were dropped of
+	removedInAir []removedFlow              // entries of parts in the air that were removed
+	air          *flight                    // committed, and not landed; nil: none
+	next         *flight                    // launched, and not committed; nil: none
+	lead         int                        // about how many messages are compiled and not planned
+	window       int                        // how many messages the next plan holds
+	last         *flight                    // that landed
 	lastTook     time.Duration
 	hostsAt      time.Time // not before, new hosts
 	folded       folded
@@ -427,6 +444,7 @@ func (w *worker) compile(results map[flowtable.PartKey]error, most int) (n int) 
 				results[key] = w.shut
 			}
 			if src.Build == nil {
+				delete(w.losses, key)
 				w.deletePart(key)
 				n++
 				continue
@@ -474,7 +492,7 @@ func (w *worker) take(ctx context.Context) error {
 		w.adopt(ctx, results)
 	}
 	if complete && w.ready {
-		w.flowsRemoved()
+		w.flowsRemoved(now, results)
 	}
 	if !w.ready || w.shut != nil || w.caps.OneTable() {
 		w.compile(results, math.MaxInt) // all, for all is looked at
@@ -506,7 +524,7 @@ func (w *worker) take(ctx context.Context) error {
 	if w.installed != nil {
 		w.adopt(ctx, results)
 	}
-	w.flowsRemoved() // after the read-back: what it saw may have been removed since
+	w.flowsRemoved(now, results) // after the read-back: what it saw may have been removed since
 	for key, r := range w.retries {
 		if !r.at.After(now) && !r.room {
 			w.table.MarkDirty(key)
@@ -518,7 +536,7 @@ func (w *worker) take(ctx context.Context) error {
 
 // flowsRemoved takes in which entries the switch has dropped. Those of parts in the air
 // wait for their landing: the entry may have been added again after that.
-func (w *worker) flowsRemoved() {
+func (w *worker) flowsRemoved(now time.Time, results map[flowtable.PartKey]error) {
 	w.mu.Lock()
 	removed := w.removed
 	w.removed = nil
@@ -532,8 +550,36 @@ func (w *worker) flowsRemoved() {
 				continue
 			}
 		}
-		w.table.FlowRemoved(r.table, r.priority, r.match, r.cookie)
+		if w.table.FlowRemoved(r.table, r.priority, r.match, r.cookie) {
+			key, _ := w.table.Wants(r.table, r.priority, r.match)
+			if w.lost(key, now) {
+				results[key] = errLost
+			}
+		}
 	}
+}
+
+// lost notes that the switch has dropped an entry of a part, and says whether the part
+// has to wait for being repaired. A switch that drops one entry for another, or somebody
+// who deletes what is not his, would else be answered as fast as he can.
+func (w *worker) lost(key flowtable.PartKey, now time.Time) (waits bool) {
+	l := w.losses[key]
+	if !l.open {
+		if now.Sub(l.last) > lossForget {
+			l.count = 0
+		}
+		l.count, l.open, l.last = l.count+1, true, now
+		if n := l.count - lossesFree; n > 0 {
+			l.until = now.Add(min(retryFirst<<min(n-1, 16), retryMost))
+			w.retries[key] = retry{at: l.until}
+		}
+		w.losses[key] = l
+	}
+	if !l.until.After(now) {
+		return false
+	}
+	w.table.Unqueue(key)
+	return true
 }
 
 // adopt compares a read-back with what is desired; after the first, the gate is asked.
@@ -642,6 +688,10 @@ func (w *worker) report(ctx context.Context, plan *flowtable.Plan, failed map[fl
 		}
 		results[key] = err
 		if err == nil {
+			if l, ok := w.losses[key]; ok {
+				l.open = false
+				w.losses[key] = l
+			}
 			results[key] = w.compiled[key].refused
 			room = room || w.retries[key].room
 			delete(w.retries, key)
@@ -686,12 +736,14 @@ func (w *worker) counts() tableCounts {
 }
 
 // mistaken says whether an error shows that what the switch holds is not what it is
-// thought to hold: a group that is there and should not be, or the other way round. A
+// thought to hold: a group that is there and should not be, or the other way round, or
+// that a meter is gone, and with it the entries that named it (§6.4). A
 // switch that cannot watch groups says BAD_WATCH too, and says it again.
 func mistaken(err error) bool {
 	var e *ofproto.Error
 	return errors.As(err, &e) && (e.Type == ofproto.ErrorGroupModFailed && (e.Code == ofproto.CodeGroupExists || e.Code == ofproto.CodeUnknownGroup || e.Code == ofproto.CodeBadWatch) ||
-		e.Type == ofproto.ErrorBadAction && e.Code == ofproto.CodeBadOutGroup)
+		e.Type == ofproto.ErrorBadAction && e.Code == ofproto.CodeBadOutGroup ||
+		e.Type == ofproto.ErrorMeterModFailed && (e.Code == ofproto.CodeInvalidMeter || e.Code == ofproto.CodeUnknownMeter))
 }
 
 // Bounds of how a plan is taken apart when a switch refuses some of it.
@@ -834,10 +886,13 @@ func (s *session) applyPhase(ctx context.Context, mods []flowtable.Mod, failed m
 // readBack asks a switch for all its groups and flows. Nothing of a read-back
 // that is torn or cannot be parsed is used.
 func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errNoAnswer)
 	defer cancel()
 	in := s.table.NewInstalled()
 	err := s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
+		if in.Len() > maxInstalled {
+			return errTooManyEntries
+		}
 		return each(ofproto.GroupDescOf(b), func(g ofproto.GroupDesc) { in.AddGroup(g.Group, g.Type, g.Buckets) })
 	})
 	if err != nil && !refused(err) {
@@ -845,7 +900,7 @@ func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
 	}
 	err = s.conn.Multipart(ctx, allFlows(), func(b []byte) error {
 		if in.Len() > maxInstalled {
-			return fmt.Errorf("over %d entries: %w", maxInstalled, ofproto.ErrTooLarge)
+			return errTooManyEntries
 		}
 		return each(ofproto.FlowStatsOf(b), in.AddFlow)
 	})

@@ -262,7 +262,7 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 				delete(sw.pending, r.key)
 			}
 			if r.err != nil || len(sw.Faults) > 0 {
-				sw.fault(s.log(), AppNames[r.key.App]+"/"+r.key.Name, r.err)
+				sw.fault(s, AppNames[r.key.App]+"/"+r.key.Name, r.err)
 			}
 			if app := c.apps[r.key.App]; app != nil {
 				c.call(app, func(x *Context) {
@@ -275,16 +275,16 @@ func (c *Controller) applied(ctx context.Context, s *session, results []partResu
 }
 
 // fault notes how a part ended.
-func (s *Switch) fault(log *slog.Logger, part string, err error) {
-	switch old := s.Faults[part]; {
+func (sw *Switch) fault(s *session, part string, err error) {
+	switch old := sw.Faults[part]; {
 	case err == nil:
-		delete(s.Faults, part)
+		delete(sw.Faults, part)
 	case errors.Is(err, ErrHeld):
 		// The switch's own fault says so.
 	case old != err.Error():
-		s.Faults[part] = err.Error()
+		sw.Faults[part] = err.Error()
 		if !sameFault(old, err) {
-			log.Error("switch refuses a part", "part", part, "error", err)
+			s.logLimited(fewLines, slog.LevelError, "switch refuses a part", "part", part, "error", err)
 		}
 	}
 }

@@ -495,24 +495,37 @@ func (p *prober) try(ctx context.Context, list []probe) error {
 
 // verify reads back what the switch has accepted.
 func (p *prober) verify(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errNoAnswer)
 	defer cancel()
-	groups := map[ofproto.GroupID]int{} // buckets
+	// What is not of a probe is not kept, however much of it there is.
+	groups := map[ofproto.GroupID]int{} // buckets; -1: not there
+	flows := map[flowtable.FlowKey]bool{}
+	for _, q := range p.held {
+		if q.group != nil {
+			groups[q.group.Group] = -1
+		} else {
+			flows[probeKey(q.flow.Table, q.flow.Match)] = false
+		}
+	}
 	err := p.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
-		return each(ofproto.GroupDescOf(b), func(g ofproto.GroupDesc) { groups[g.Group] = len(g.Buckets) })
+		return each(ofproto.GroupDescOf(b), func(g ofproto.GroupDesc) {
+			if _, ours := groups[g.Group]; ours {
+				groups[g.Group] = len(g.Buckets)
+			}
+		})
 	})
 	groupsRead := err == nil
 	if err != nil && !refused(err) {
 		return fmt.Errorf("groups: %w", err)
 	}
-	flows := map[flowtable.FlowKey]bool{}
 	request := &ofproto.MultipartRequest{Type: ofproto.MultipartFlow, Body: &ofproto.FlowStatsRequest{
 		Table: ofproto.TableAll, OutPort: ofproto.PortAny, OutGroup: ofproto.GroupAny, Cookie: flowtable.ProbeCookie, CookieMask: ^uint64(0),
 	}}
 	err = p.conn.Multipart(ctx, request, func(b []byte) error {
 		return each(ofproto.FlowStatsOf(b), func(f ofproto.FlowStats) {
-			if f.Cookie == flowtable.ProbeCookie {
-				flows[probeKey(f.Table, f.Match)] = true
+			key := probeKey(f.Table, f.Match)
+			if _, ours := flows[key]; ours && f.Cookie == flowtable.ProbeCookie {
+				flows[key] = true
 			}
 		})
 	})
@@ -523,8 +536,7 @@ func (p *prober) verify(ctx context.Context) error {
 	for _, q := range p.held {
 		there := true
 		if q.group != nil {
-			n, ok := groups[q.group.Group]
-			there = !groupsRead || ok && n == len(q.group.Buckets)
+			there = !groupsRead || groups[q.group.Group] == len(q.group.Buckets)
 		} else {
 			there = !flowsRead || flows[probeKey(q.flow.Table, q.flow.Match)]
 		}

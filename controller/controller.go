@@ -251,7 +251,7 @@ func (c *Controller) accept(ctx context.Context, ln net.Listener) error {
 			var temporary interface{ Temporary() bool }
 			if errors.As(err, &temporary) && temporary.Temporary() {
 				// Out of descriptors, most likely: wait for some to be given back.
-				c.logLimited.log(c.log, slog.LevelError, "accept", "error", err)
+				c.logLimited.log(c.log, limitedKey{text: "accept"}, 1, slog.LevelError, "error", err)
 				select {
 				case <-time.After(100 * time.Millisecond):
 					continue
@@ -264,7 +264,7 @@ func (c *Controller) accept(ctx context.Context, ln net.Listener) error {
 		sessions.Go(func() {
 			peer := nc.RemoteAddr().String()
 			if err := c.serve(ctx, nc); err != nil && ctx.Err() == nil {
-				c.logLimited.log(c.log, slog.LevelWarn, "session ended", "peer", peer, "reason", err)
+				c.logLimited.log(c.log, limitedKey{text: "session ended"}, 1, slog.LevelWarn, "peer", peer, "reason", err)
 			}
 		})
 	}
@@ -414,7 +414,13 @@ func read[T any](ctx context.Context, c *Controller, dpid ofproto.DPID, req *ofp
 	if err != nil {
 		return err
 	}
-	return s.conn.Multipart(ctx, req, func(b []byte) error { return each(records(b), f) })
+	n := 0 // whoever asks keeps more of each than the switch has to send
+	return s.conn.Multipart(ctx, req, func(b []byte) error {
+		if n > maxInstalled {
+			return errTooManyEntries
+		}
+		return each(records(b), func(v T) { n++; f(v) })
+	})
 }
 
 // each calls f with every record until one cannot be parsed.

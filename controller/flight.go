@@ -63,7 +63,7 @@ func (s *session) send(ctx context.Context, mods []flowtable.Mod) (map[int]*ofpr
 }
 
 func (s *session) barrier(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errNoAnswer)
 	defer cancel()
 	if _, err := request[*ofproto.BarrierReply](ctx, s, &ofproto.BarrierRequest{}); err != nil {
 		return fmt.Errorf("barrier: %w", err)
@@ -140,12 +140,25 @@ func (f *flight) control(t ofproto.BundleControlType) *ofproto.BundleControl {
 	return &ofproto.BundleControl{Bundle: f.bundle, Type: t, Flags: bundleFlags}
 }
 
+// wait waits for the reply to a control message of a flight. Another message in its place
+// says nothing of the bundle: what became of that is not known.
+func (f *flight) wait(ctx context.Context, call *ofproto.Call, reply ofproto.BundleControlType) error {
+	m, err := call.Wait(ctx)
+	if err != nil {
+		return err
+	}
+	if c, ok := m.(*ofproto.BundleControl); !ok || c.Bundle != f.bundle || c.Type != reply {
+		return fmt.Errorf("%v of bundle %d expected, got %+v", reply, f.bundle, m)
+	}
+	return nil
+}
+
 // added waits until the switch has taken in all of a flight, and says whether it
 // refused none of it.
 func (s *session) added(ctx context.Context, f *flight) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errNoAnswer)
 	defer cancel()
-	if _, err := f.open.Wait(ctx); refused(err) {
+	if err := f.wait(ctx, f.open, ofproto.BundleOpenReply); refused(err) {
 		f.refused = fmt.Errorf("bundle open: %w", err)
 	} else if err != nil {
 		return false, fmt.Errorf("bundle open: %w", err)
@@ -174,9 +187,9 @@ func (s *session) land(ctx context.Context, f *flight) (ok bool, err error) {
 	defer s.conclude(f.sending)
 	why := f.refused
 	if f.commit != nil {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errNoAnswer)
 		defer cancel()
-		if _, why = f.commit.Wait(ctx); why == nil {
+		if why = f.wait(ctx, f.commit, ofproto.BundleCommitReply); why == nil {
 			s.refusals = 0
 			for i := range f.mods {
 				s.table.Applied(&f.mods[i])
@@ -235,7 +248,7 @@ func (s *session) abandon(ctx context.Context, f *flight) error {
 }
 
 func (s *session) discard(ctx context.Context, f *flight) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errNoAnswer)
 	defer cancel()
 	if _, err := s.conn.Request(ctx, f.control(ofproto.BundleDiscardRequest)); err != nil && !refused(err) {
 		return fmt.Errorf("bundle discard: %w", err)

@@ -113,6 +113,9 @@ func (c *Controller) drain(s *session) {
 	s.portEvs = nil
 	n := min(len(s.packetIns), packetInTurn)
 	packets := s.packetIns[:n:n]
+	for i := range packets {
+		s.queuedLen -= len(packets[i].Data)
+	}
 	if s.packetIns = s.packetIns[n:]; len(s.packetIns) == 0 {
 		s.packetIns = nil
 	}

@@ -215,7 +215,12 @@ func (s *session) readMeters(ctx context.Context, in *flowtable.Installed) error
 		return nil
 	}
 	req := &ofproto.MultipartRequest{Type: ofproto.MultipartMeterConfig, Body: ofproto.MeterStatsRequest{Meter: ofproto.MeterAll}}
-	err := s.conn.Multipart(ctx, req, func(b []byte) error { return each(ofproto.MeterConfigOf(b), in.AddMeter) })
+	err := s.conn.Multipart(ctx, req, func(b []byte) error {
+		if in.Len() > maxInstalled {
+			return errTooManyEntries
+		}
+		return each(ofproto.MeterConfigOf(b), in.AddMeter)
+	})
 	if err != nil && !refused(err) {
 		return fmt.Errorf("meters: %w", err)
 	}

@@ -26,6 +26,8 @@ const (
 	maxPacketIns = 512
 	maxReplies   = 1024
 	maxProbes    = 256
+	// maxPacketBytes bounds the bytes of all of them: as many whole frames as may wait.
+	maxPacketBytes = (maxPacketIns + maxReplies + maxProbes) * 2048
 	// maxPortLimits bounds the ports that are counted each for itself. A switch that
 	// invents port numbers shares one count for the others.
 	maxPortLimits = 4096

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/fairlead/fairlead/ofproto"
 )
 
 // inbox is the queue of sessions that have something for the core. A session is
@@ -96,41 +98,49 @@ func (s *saver) write(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// limitedLog lets a message through at most once a second for each text and
-// datapath, and says how many it held back.
+// limitedLog lets so many messages a second through for each text and datapath, and
+// says how many it held back.
 type limitedLog struct {
 	mu   sync.Mutex
 	seen map[limitedKey]limitedState
 }
 
+// limitedKey is not the connection: who is refused comes again. Connections that have
+// not said which datapath they are share one.
 type limitedKey struct {
-	log  *slog.Logger
+	dpid ofproto.DPID
 	text string
 }
 
 type limitedState struct {
-	at   time.Time
-	held int
+	at    time.Time // of the first of this second
+	lines int       // of this second
+	held  int       // and not told
 }
 
-func (l *limitedLog) log(log *slog.Logger, level slog.Level, text string, args ...any) {
+// log writes a message unless there were most of its key within the second.
+func (l *limitedLog) log(log *slog.Logger, k limitedKey, most int, level slog.Level, args ...any) {
 	now := time.Now()
 	l.mu.Lock()
-	k := limitedKey{log, text}
-	st := l.seen[k]
-	if now.Sub(st.at) < time.Second {
+	st, known := l.seen[k]
+	if now.Sub(st.at) >= time.Second {
+		st.at, st.lines = now, 0
+	}
+	if !known && (l.seen == nil || len(l.seen) > 4096) {
+		l.seen = map[limitedKey]limitedState{}
+	}
+	if st.lines >= most {
 		st.held++
 		l.seen[k] = st
 		l.mu.Unlock()
 		return
 	}
-	if l.seen == nil || len(l.seen) > 4096 {
-		l.seen = map[limitedKey]limitedState{}
-	}
-	l.seen[k] = limitedState{at: now}
+	held := st.held
+	st.lines, st.held = st.lines+1, 0
+	l.seen[k] = st
 	l.mu.Unlock()
-	if st.held > 0 {
-		args = append(args, "held_back", st.held)
+	if held > 0 {
+		args = append(args, "held_back", held)
 	}
-	log.Log(context.Background(), level, text, args...)
+	log.Log(context.Background(), level, k.text, args...)
 }

@@ -36,6 +36,8 @@ const (
 	maxReply     = 64 << 20
 	maxInstalled = 400_000
 	maxRemoved   = 4096
+	// maxMatch is longer than any match of ours.
+	maxMatch = 1024
 )
 
 // Reasons for which a session ends.
@@ -45,11 +47,14 @@ var (
 	errDuplicate     = errors.New("datapath id is in use by a live connection")
 	errSuperseded    = errors.New("superseded: the switch connected again and this connection is dead")
 	errHandshake     = errors.New("handshake took too long")
+	errNoAnswer      = fmt.Errorf("the switch does not answer: %w", context.DeadlineExceeded)
 	errPanic         = errors.New("panic")
 	errDeposed       = errors.New("another controller has become the switch's master")
 	errConfirmed     = errors.New("confirmed: the switch is taken when it connects again")
 	errAuxiliary     = errors.New("auxiliary connections are not used")
 	errPortsOverflow = errors.New("too many port events at once")
+	// errTooManyEntries voids a read-back as ErrTooLarge does.
+	errTooManyEntries = fmt.Errorf("over %d entries: %w", maxInstalled, ofproto.ErrTooLarge)
 )
 
 // session is one OpenFlow connection. Three goroutines serve it: the reader
@@ -59,6 +64,7 @@ type session struct {
 	c    *Controller
 	conn *ofproto.Conn
 	logs atomic.Pointer[slog.Logger] // the reader logs while the handshake adds the datapath id
+	id   atomic.Uint64               // the datapath id for the reader; 0: not known yet
 	peer netip.AddrPort
 	cert *x509.Certificate // of the switch; nil: plain TCP
 
@@ -95,6 +101,7 @@ type session struct {
 
 	mu        sync.Mutex
 	packetIns []PacketIn
+	queuedLen int // bytes of packetIns
 	limit     packetLimit
 	portEvs   []ofproto.PortStatus
 	portsSeen uint64 // port events so far
@@ -247,6 +254,15 @@ func (s *session) contain(f func() error) (err error) {
 
 func (s *session) log() *slog.Logger { return s.logs.Load() }
 
+// logLimited logs at most most lines a second with this text about the datapath: what
+// is logged for each message, port or part of it, it can have happen without end.
+func (s *session) logLimited(most int, level slog.Level, text string, args ...any) {
+	s.c.logLimited.log(s.log(), limitedKey{ofproto.DPID(s.id.Load()), text}, most, level, args...)
+}
+
+// fewLines is how many lines a second tell of things that have names, like ports.
+const fewLines = 10
+
 // logLevel is that of what each connection has happen to it.
 func (s *session) logLevel() slog.Level {
 	if s.flapping {
@@ -313,6 +329,7 @@ func (s *session) introduce(ctx context.Context) (*ofproto.FeaturesReply, error)
 		return nil, errAuxiliary
 	}
 	s.dpid = features.DPID
+	s.id.Store(uint64(s.dpid))
 	s.logs.Store(s.log().With("dpid", s.dpid.String()))
 	if err := s.c.bindings.check(ctx, s.dpid, s.cert, time.Now()); err != nil {
 		if errors.Is(err, errIdentity) {
@@ -449,8 +466,15 @@ func (s *session) becomeMaster(ctx context.Context) error {
 		s.c.tell(s.dpid)
 		reply, err := request[*ofproto.RoleReply](ctx, s, &ofproto.RoleRequest{Role: ofproto.RoleMaster, GenerationID: s.c.term.Load()})
 		if err == nil {
-			s.role = reply.Role
-			s.master.Store(reply.Role == ofproto.RoleMaster)
+			// One that does as if it had roles makes it EQUAL, which may write. A slave may not.
+			switch s.role = reply.Role; s.role {
+			case ofproto.RoleMaster, ofproto.RoleEqual:
+			case ofproto.RoleSlave:
+				s.passive = true
+			default:
+				return fmt.Errorf("asked to be master, and the switch says %v", s.role)
+			}
+			s.master.Store(s.role == ofproto.RoleMaster)
 			return nil
 		}
 		var e *ofproto.Error
@@ -557,7 +581,7 @@ func (s *session) invalid(h ofproto.Header, frame []byte, err error) {
 		s.hello <- nil
 		return
 	}
-	s.c.logLimited.log(s.log(), slog.LevelWarn, "malformed message", "type", h.Type, "error", err)
+	s.logLimited(1, slog.LevelWarn, "malformed message", "type", h.Type, "error", err)
 	if h.Type == ofproto.TypeError {
 		return // an error is never answered with an error
 	}
@@ -575,11 +599,12 @@ func (s *session) packetIn(m *ofproto.PacketIn) {
 	}
 	s.mu.Lock()
 	s.received++
-	if !s.limit.admit(time.Now(), port, packetKindOf(m.Cookie, m.Data), len(s.packetIns)) {
+	if s.queuedLen+len(m.Data) > maxPacketBytes || !s.limit.admit(time.Now(), port, packetKindOf(m.Cookie, m.Data), len(s.packetIns)) {
 		s.dropped++
 		s.mu.Unlock()
 		return
 	}
+	s.queuedLen += len(m.Data)
 	s.packetIns = append(s.packetIns, PacketIn{InPort: port, Table: m.Table, Cookie: m.Cookie, Data: slices.Clone(m.Data)})
 	s.mu.Unlock()
 }
@@ -599,6 +624,7 @@ func (s *session) drained() {
 // readPorts asks for all ports, and returns how many port events had come before the
 // answer did.
 func (s *session) readPorts(ctx context.Context) (ports []ofproto.PortDesc, seen uint64, err error) {
+	at := map[ofproto.Port]int{} // in ports
 	err = s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartPortDesc}, func(b []byte) error {
 		s.mu.Lock()
 		seen = s.portsSeen
@@ -607,7 +633,12 @@ func (s *session) readPorts(ctx context.Context) (ports []ofproto.PortDesc, seen
 			if err != nil {
 				return err
 			}
-			if usable(p.Port) && len(ports) < maxPorts {
+			i, twice := at[p.Port]
+			switch {
+			case twice:
+				ports[i] = p // as with two messages about one port
+			case usable(p.Port) && len(ports) < maxPorts:
+				at[p.Port] = len(ports)
 				ports = append(ports, p)
 			}
 		}
@@ -622,7 +653,7 @@ func (s *session) readPorts(ctx context.Context) (ports []ofproto.PortDesc, seen
 // auditPorts compares the ports of the switch with what is known of them: a change
 // that nobody told of, or whose message could not be read, must not stay unknown.
 func (s *session) auditPorts(ctx context.Context) error {
-	asking, cancel := context.WithTimeout(ctx, requestTimeout)
+	asking, cancel := context.WithTimeoutCause(ctx, requestTimeout, errNoAnswer)
 	defer cancel()
 	ports, seen, err := s.readPorts(asking)
 	if refused(err) {
@@ -642,13 +673,13 @@ func (s *session) auditPorts(ctx context.Context) error {
 		for _, p := range ports {
 			there[p.Port] = true
 			if known, ok := sw.Ports[p.Port]; !ok || known.Name != p.Name || known.Config != p.Config || known.State != p.State || known.HWAddr != p.HWAddr {
-				s.log().Warn("a change of a port was not told", "port", p.Port, "up", p.Up())
+				s.logLimited(fewLines, slog.LevelWarn, "a change of a port was not told", "port", p.Port, "up", p.Up())
 				s.c.portStatus(sw, ofproto.PortStatus{Reason: ofproto.PortReasonModify, Desc: p})
 			}
 		}
 		for _, p := range sw.PortList() {
 			if !there[p.Port] {
-				s.log().Warn("a port is gone and that was not told", "port", p.Port)
+				s.logLimited(fewLines, slog.LevelWarn, "a port is gone and that was not told", "port", p.Port)
 				s.c.portStatus(sw, ofproto.PortStatus{Reason: ofproto.PortReasonDelete, Desc: p})
 			}
 		}
@@ -662,7 +693,7 @@ func usable(p ofproto.Port) bool {
 
 func (s *session) portStatus(m *ofproto.PortStatus) {
 	if !usable(m.Desc.Port) || m.Reason > ofproto.PortReasonModify {
-		s.c.logLimited.log(s.log(), slog.LevelWarn, "port status makes no sense", "port", m.Desc.Port, "reason", m.Reason)
+		s.logLimited(1, slog.LevelWarn, "port status makes no sense", "port", m.Desc.Port, "reason", m.Reason)
 		return
 	}
 	s.mu.Lock()
@@ -688,6 +719,9 @@ func (s *session) enqueueLocked() {
 }
 
 func (s *session) flowRemoved(m *ofproto.FlowRemoved) {
+	if len(m.Match) > maxMatch {
+		return // no entry of ours, whatever its cookie
+	}
 	if !flowtable.OwnsCookie(m.Cookie) {
 		s.holdRemoved(m)
 		s.roomBeside()
@@ -721,7 +755,7 @@ func (s *session) failed(xid uint32, m *ofproto.Error) {
 		ok = true
 		if q.errs[int(i)] == nil {
 			e := *m
-			e.Data = slices.Clone(m.Data)
+			e.Data = nil // of the read buffer, and what was sent is known
 			if q.errs == nil {
 				q.errs = map[int]*ofproto.Error{}
 			}
@@ -730,7 +764,7 @@ func (s *session) failed(xid uint32, m *ofproto.Error) {
 	}
 	s.mu.Unlock()
 	if !ok {
-		s.c.logLimited.log(s.log(), slog.LevelWarn, "switch reports an error", "xid", xid, "error", m)
+		s.logLimited(1, slog.LevelWarn, "switch reports an error", "xid", xid, "error", m)
 	}
 }
 

@@ -45,6 +45,9 @@ const (
 	CodeUnknownGroup uint16 = 8  // ErrorGroupModFailed
 	CodeBadWatch     uint16 = 13 // ErrorGroupModFailed
 
+	CodeInvalidMeter uint16 = 2 // ErrorMeterModFailed
+	CodeUnknownMeter uint16 = 3 // ErrorMeterModFailed
+
 	CodeRoleStale uint16 = 0 // ErrorRoleRequestFailed
 	CodeRoleUnsup uint16 = 1 // ErrorRoleRequestFailed
 )

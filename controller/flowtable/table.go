@@ -407,8 +407,8 @@ func (t *Table) NewInstalled() *Installed {
 	return in
 }
 
-// Len returns how many flows and groups were recorded, foreign ones included.
-func (in *Installed) Len() int { return in.Ours() + len(in.foreign) }
+// Len returns how many flows, groups and meters were recorded, foreign ones included.
+func (in *Installed) Len() int { return in.Ours() + len(in.foreign) + len(in.meters) }
 
 // Ours returns how many flows and groups of ours the switch reported.
 func (in *Installed) Ours() int { return in.same + len(in.flows) + len(in.groups) }

@@ -370,6 +370,26 @@ func TestC12Flapping(t *testing.T) {
 
 // TestC14PortsDuringHandshake changes ports between any two messages of the
 // handshake: what is known in the end is the truth.
+// TestC12NoiseOfManyConnections has peers connect one after the other that each send a
+// message which cannot be read: the log does not grow by each.
+func TestC12NoiseOfManyConnections(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, options{})
+		begin := time.Now()
+		for range 300 {
+			p := r.peer()
+			p.send(0, &ofproto.Hello{Versions: []uint8{ofproto.Version}})
+			p.raw(header(4, ofproto.TypePortStatus, 0, 1, 2, 3))
+			p.lives()
+			p.nc.Close()
+		}
+		lines := len(r.logs.with("malformed message"))
+		t.Logf("%d lines of %d in %v", lines, r.logs.len(), time.Since(begin))
+		require.Positive(t, lines)
+		require.LessOrEqual(t, lines, 1+int(time.Since(begin).Seconds()))
+	})
+}
+
 func TestC14PortsDuringHandshake(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		random, _ := seeded(t)
@@ -550,6 +570,31 @@ func TestC16BarrierReplies(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestC16ReplyOfAnotherKind has a bundle discarded where it is to be committed, so that the
+// reply comes under the right id and is another.
+func TestC16ReplyOfAnotherKind(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := single(t, 3, options{}, simswitch.Options{})
+		p := r.proxy(1)
+		p.Add(faultproxy.Rule{Name: "discard", Direction: faultproxy.ToSwitch, Types: []ofproto.MessageType{ofproto.TypeExperimenter}, Limit: 1,
+			Match: func(f *faultproxy.Frame) bool {
+				c, ok := f.Message().(*ofproto.BundleControl)
+				return ok && c.Type == ofproto.BundleCommitRequest
+			}, Do: faultproxy.Lie(func(f *faultproxy.Frame) [][]byte {
+				c := *f.Message().(*ofproto.BundleControl)
+				c.Type = ofproto.BundleDiscardRequest
+				return [][]byte{ofproto.Append(nil, f.Header.XID, &c)}
+			})})
+		rec := r.put(r.vip(1, "h2", "h3"))
+		took(t, 22*time.Second, "acknowledged", func() bool {
+			return r.status(vipName(1)).VIP.Provisioning == balancer.ProvisioningActive
+		})
+		require.Equal(t, 1, p.Acted("discard"))
+		require.NotEmpty(t, r.serves("h1", 5000, rec), "acknowledged and not there")
+		require.Len(t, r.logs.with("commit_reply of bundle"), 1)
+	})
 }
 
 // TestC17RepliesOfAnOldSession repeats all that a switch said in its first session

@@ -79,6 +79,37 @@ func TestH18TwoControllersByMistake(t *testing.T) {
 // TestH11ClocksThatStep steps the wall clock of a controller, as far as a process can
 // have that done to it: all that it measures are differences of readings that carry the
 // monotonic clock, so what is restored from a store of another time matters.
+// TestH18SlaveInsteadOfMaster has a switch answer the request to be master with another
+// role: nothing is written by a session that is a slave, or that it is not known what it is.
+func TestH18SlaveInsteadOfMaster(t *testing.T) {
+	for _, role := range []ofproto.Role{ofproto.RoleSlave, ofproto.RoleNoChange, 77} {
+		t.Run(role.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := start(t, options{})
+				o := hosted(7)
+				o.holds = true
+				o.override = func(f frame, m ofproto.Message) ([][]byte, bool) {
+					if q, ok := m.(*ofproto.RoleRequest); ok && q.Role == ofproto.RoleMaster {
+						return reply(f.XID, &ofproto.RoleReply{Role: role, GenerationID: q.GenerationID}), true
+					}
+					return nil, false
+				}
+				p := r.peer()
+				p.play(o)
+				time.Sleep(time.Minute)
+				require.Zero(t, p.mods())
+				sw, connected := r.known(7)
+				require.Equal(t, role == ofproto.RoleSlave, connected)
+				if connected {
+					require.Contains(t, sw.Held(), "another controller may have the switch")
+				} else {
+					require.Len(t, r.logs.with("asked to be master"), 1)
+				}
+			})
+		})
+	}
+}
+
 func TestH11ClocksThatStep(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := ring(t, options{})

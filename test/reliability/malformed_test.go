@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -256,16 +257,34 @@ func TestP03TornReadBack(t *testing.T) {
 	}
 }
 
-// TestP05EndlessReadBack answers a request for flows without end.
+// TestP05EndlessReadBack answers requests without end: for flows, for groups of our ids and
+// for meters.
 func TestP05EndlessReadBack(t *testing.T) {
+	for of, record := range map[ofproto.MultipartType]func(b []byte, n uint32) []byte{
+		ofproto.MultipartFlow: func(b []byte, n uint32) []byte {
+			return ofproto.FlowStats{Table: ofproto.Table(n >> 16), Priority: uint16(n), Match: ofproto.NewMatch(ofproto.Metadata(uint64(n), ^uint64(0)))}.AppendTo(b)
+		},
+		ofproto.MultipartGroupDesc: func(b []byte, n uint32) []byte {
+			return ofproto.GroupDesc{Type: ofproto.GroupTypeAll, Group: flowtable.GroupIDOf(n & 0xffffff)}.AppendTo(b)
+		},
+		ofproto.MultipartMeterConfig: func(b []byte, n uint32) []byte { return ofproto.MeterConfig{Meter: n}.AppendTo(b) },
+	} {
+		t.Run(of.String(), func(t *testing.T) { endless(t, of, record) })
+	}
+}
+
+func endless(t *testing.T, of ofproto.MultipartType, record func(b []byte, n uint32) []byte) {
 	r := start(t, options{tcp: true})
 	p := r.peer()
 	o := hosted(7)
 	var body []byte
-	sent := 0
+	sent := uint32(0)
 	o.override = func(f frame, m ofproto.Message) ([][]byte, bool) {
 		q, ok := m.(*ofproto.MultipartRequest)
-		if !ok || q.Type != ofproto.MultipartFlow {
+		if ok && q.Type == ofproto.MultipartMeterFeatures {
+			return reply(f.XID, &ofproto.MultipartReply{Type: q.Type, Body: ofproto.MeterFeatures{MaxMeter: 1 << 31}.AppendTo(nil)}), true
+		}
+		if !ok || q.Type != of {
 			return nil, false
 		}
 		go func() {
@@ -273,7 +292,7 @@ func TestP05EndlessReadBack(t *testing.T) {
 				body = body[:0]
 				for len(body) < 60000 {
 					sent++
-					body = ofproto.FlowStats{Table: ofproto.Table(sent >> 16), Priority: uint16(sent), Match: ofproto.NewMatch(ofproto.Metadata(uint64(sent), ^uint64(0)))}.AppendTo(body)
+					body = record(body, sent)
 				}
 				_ = p.nc.SetWriteDeadline(time.Now().Add(5 * time.Second))
 				if _, err := p.nc.Write(ofproto.Append(nil, f.XID, &ofproto.MultipartReply{Type: q.Type, Flags: ofproto.MultipartMore, Body: body})); err != nil {
@@ -290,7 +309,7 @@ func TestP05EndlessReadBack(t *testing.T) {
 		most = max(most, heap()-before)
 		return p.over()
 	})
-	t.Logf("cut after %v, heap +%d MiB at most", time.Since(begin).Round(time.Millisecond), most>>20)
+	t.Logf("cut after %v and %d entries, heap +%d MiB at most", time.Since(begin).Round(time.Millisecond), sent, most>>20)
 	require.LessOrEqual(t, most, int64(64<<20))
 }
 
@@ -473,6 +492,64 @@ func TestP08Errors(t *testing.T) {
 		p.lives()
 		require.Less(t, w.logs.len()-lines, 10*130, "log lines, at most 10 a second")
 		w.unaffected()
+	})
+}
+
+// TestP08RefusalsOfManyParts has a switch refuse each message of hundreds of parts, with
+// another error each: the log names a few.
+func TestP08RefusalsOfManyParts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := beside(t)
+		for i := range 200 {
+			w.put(w.vip(2+i, "h2", "h3"))
+		}
+		w.ready(1)
+		w.mods = w.rig.mods()
+		o := hosted(7)
+		o.holds = true
+		var refused atomic.Int64
+		probes := 100 // what it takes first
+		o.override = func(f frame, m ofproto.Message) ([][]byte, bool) {
+			switch m.(type) {
+			case *ofproto.FlowMod, *ofproto.GroupMod:
+				if probes--; probes < 0 {
+					return reply(f.XID, &ofproto.Error{Type: ofproto.ErrorBadInstruction, Code: uint16(refused.Add(1)), Data: make([]byte, 65000)}), true
+				}
+			}
+			return nil, false
+		}
+		lines, begin := w.logs.len(), time.Now()
+		w.scripted(o)
+		time.Sleep(30 * time.Second)
+		lines = w.logs.len() - lines
+		t.Logf("%d errors: %d lines in %v", refused.Load(), lines, time.Since(begin))
+		require.Greater(t, refused.Load(), int64(1000))
+		require.LessOrEqual(t, lines, 10*int(time.Since(begin).Seconds()+1))
+		sw, _ := w.known(7)
+		require.NotEmpty(t, sw.Faults)
+		w.unaffected()
+	})
+}
+
+// TestP07PortTwice has a switch list a port twice, up and down: it is one port, and does
+// not change with each look at it.
+func TestP07PortTwice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, options{})
+		o := hosted(7)
+		down := upPort(1)
+		down.Name, down.State = "again", ofproto.PortStateLinkDown
+		o.ports = append(o.ports, down)
+		r.scripted(o)
+		r.ready(7)
+		r.settle()
+		version := r.snapshot().Version()
+		time.Sleep(10 * time.Minute) // and audits
+		sw, _ := r.known(7)
+		require.Len(t, sw.Ports, 2)
+		require.Equal(t, "again", sw.Ports[1].Name)
+		require.Equal(t, version, r.snapshot().Version())
+		require.Empty(t, r.logs.with("not told"))
 	})
 }
 

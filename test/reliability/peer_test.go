@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
 )
 
@@ -25,7 +28,9 @@ type peer struct {
 	got    []frame
 	closed error // why reading ended
 	answer func(frame) [][]byte
-	deaf   bool // it reads no more
+	deaf   bool                                    // it reads no more
+	flows  map[flowtable.FlowKey]ofproto.FlowStats // of a persona that holds
+	groups map[ofproto.GroupID]ofproto.GroupDesc
 }
 
 type frame struct {
@@ -175,6 +180,7 @@ type persona struct {
 	ports    []ofproto.PortDesc
 	flows    []ofproto.FlowStats
 	groups   []ofproto.GroupDesc
+	holds    bool // entries and groups that it is sent, and nothing of flows and groups
 	override func(f frame, m ofproto.Message) (out [][]byte, ok bool)
 }
 
@@ -192,12 +198,19 @@ func refusal(f frame, t ofproto.ErrorType, code uint16) [][]byte {
 // play has the peer answer as a plain OpenFlow 1.3 switch without bundles and meters.
 func (p *peer) play(o persona) {
 	p.mu.Lock()
+	p.flows, p.groups = map[flowtable.FlowKey]ofproto.FlowStats{}, map[ofproto.GroupID]ofproto.GroupDesc{}
 	p.answer = func(f frame) [][]byte {
 		m := f.message()
 		if o.override != nil {
 			if out, ok := o.override(f, m); ok {
 				return out
 			}
+		}
+		if o.holds {
+			p.mu.Lock()
+			p.hold(m)
+			o.flows, o.groups = slices.Collect(maps.Values(p.flows)), slices.Collect(maps.Values(p.groups))
+			p.mu.Unlock()
 		}
 		switch m := m.(type) {
 		case *ofproto.EchoRequest:
@@ -240,6 +253,50 @@ func (p *peer) play(o persona) {
 	}
 	p.mu.Unlock()
 	p.send(0, &ofproto.Hello{Versions: []uint8{ofproto.Version}})
+}
+
+// hold carries out what changes a switch, for one that refuses nothing. The caller holds
+// mu.
+func (p *peer) hold(m ofproto.Message) {
+	switch m := m.(type) {
+	case *ofproto.FlowMod:
+		key := flowtable.FlowKey{Table: m.Table, Priority: m.Priority, Match: string(m.Match.Canonical())}
+		if delete(p.flows, key); m.Command == ofproto.FlowAdd {
+			p.flows[key] = ofproto.FlowStats{
+				Table: m.Table, Priority: m.Priority, Cookie: m.Cookie, Match: m.Match,
+				RawInstructions: ofproto.AppendInstructions(nil, m.Instructions),
+			}
+		}
+	case *ofproto.GroupMod:
+		if delete(p.groups, m.Group); m.Command != ofproto.GroupDelete {
+			p.groups[m.Group] = ofproto.GroupDesc{Type: m.Type, Group: m.Group, Buckets: m.Buckets}
+		}
+	}
+}
+
+// held returns the entries of a persona that holds.
+func (p *peer) held() []ofproto.FlowStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.flows))
+}
+
+// lose drops entries of a persona that holds, and tells the controller. It returns how
+// many there were.
+func (p *peer) lose(which func(ofproto.FlowStats) bool) int {
+	var gone []ofproto.FlowStats
+	p.mu.Lock()
+	maps.DeleteFunc(p.flows, func(_ flowtable.FlowKey, f ofproto.FlowStats) bool {
+		if which(f) {
+			gone = append(gone, f)
+		}
+		return which(f)
+	})
+	p.mu.Unlock()
+	for _, f := range gone {
+		p.send(0, &ofproto.FlowRemoved{Cookie: f.Cookie, Table: f.Table, Priority: f.Priority, Reason: ofproto.RemovedDelete, Match: f.Match})
+	}
+	return len(gone)
 }
 
 // upPort is a port whose link is up.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -476,6 +477,104 @@ func TestS08SomebodyElseChangesTheSwitch(t *testing.T) {
 
 // TestS10BundleTornApart has the switch throw a half-filled bundle away after 10 s,
 // while the rest of it is on its way.
+// TestS08DroppedAgainAndAgain has a switch drop an entry as soon as it is added, as one does
+// that makes room for one with another: it is repaired ever less often, and that is told.
+func TestS08DroppedAgainAndAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, options{})
+		o := hosted(7)
+		o.holds = true
+		var drops atomic.Bool
+		o.override = func(f frame, m ofproto.Message) ([][]byte, bool) {
+			if m, ok := m.(*ofproto.FlowMod); ok && drops.Load() && m.Command == ofproto.FlowAdd {
+				return reply(0, &ofproto.FlowRemoved{Cookie: m.Cookie, Table: m.Table, Priority: m.Priority, Reason: ofproto.RemovedDelete, Match: m.Match}), true
+			}
+			return nil, false
+		}
+		p := r.scripted(o)
+		r.ready(7)
+		mark := func(f ofproto.FlowStats) bool { return f.Priority == controller.PrioMark }
+		drops.Store(true)
+		before := p.mods()
+		require.Equal(t, 1, p.lose(mark))
+		time.Sleep(time.Second / 2)
+		require.Equal(t, 5, p.mods()-before, "at once, a few times")
+		sw, _ := r.known(7)
+		require.Contains(t, sw.Faults["store/mark"], "again and again")
+		time.Sleep(10 * time.Minute)
+		t.Logf("%d mods in ten minutes", p.mods()-before)
+		require.Less(t, p.mods()-before, 60)
+
+		drops.Store(false)
+		time.Sleep(61 * time.Second)
+		sw, _ = r.known(7)
+		require.Empty(t, sw.Faults)
+		time.Sleep(5 * time.Minute)
+		before = p.mods()
+		require.Equal(t, 1, p.lose(mark))
+		time.Sleep(100 * time.Millisecond)
+		require.Equal(t, 1, p.mods()-before, "long after, it is repaired at once again")
+	})
+}
+
+// TestS08MetersAreGone has somebody delete the meters of a switch, which deletes the entries
+// that name them.
+func TestS08MetersAreGone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, options{})
+		o := hosted(7)
+		o.holds = true
+		var meters sync.Map
+		missing := func(ins []ofproto.Instruction) bool {
+			return slices.ContainsFunc(ins, func(in ofproto.Instruction) bool {
+				m, ok := in.(ofproto.Meter)
+				_, there := meters.Load(m.ID)
+				return ok && !there
+			})
+		}
+		o.override = func(f frame, m ofproto.Message) ([][]byte, bool) {
+			switch m := m.(type) {
+			case *ofproto.MeterMod:
+				meters.Store(m.Meter, true)
+			case *ofproto.FlowMod:
+				if m.Command == ofproto.FlowAdd && missing(m.Instructions) {
+					return refusal(f, ofproto.ErrorMeterModFailed, ofproto.CodeInvalidMeter), true
+				}
+			case *ofproto.MultipartRequest:
+				var b []byte
+				switch m.Type {
+				case ofproto.MultipartMeterFeatures:
+					b = ofproto.MeterFeatures{MaxMeter: 100}.AppendTo(nil)
+				case ofproto.MultipartMeterConfig:
+					meters.Range(func(id, _ any) bool {
+						b = ofproto.MeterConfig{Meter: id.(uint32)}.AppendTo(b)
+						return true
+					})
+				default:
+					return nil, false
+				}
+				return reply(f.XID, &ofproto.MultipartReply{Type: m.Type, Body: b}), true
+			}
+			return nil, false
+		}
+		p := r.scripted(o)
+		r.ready(7)
+		all := len(p.held())
+		meters.Clear()
+		lost := p.lose(func(f ofproto.FlowStats) bool {
+			ins, err := f.Instructions()
+			return err == nil && missing(ins)
+		})
+		require.Positive(t, lost)
+		restored := took(t, 20*time.Second, "all entries are there again", func() bool { return len(p.held()) == all })
+		t.Logf("%d entries are there again after %v", lost, restored)
+		require.LessOrEqual(t, restored, 2*time.Second)
+		time.Sleep(time.Second)
+		sw, _ := r.known(7)
+		require.Empty(t, sw.Faults)
+	})
+}
+
 func TestS10BundleTornApart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, c := tapped(t, 3, simswitch.Options{}, faultproxy.Options{})
