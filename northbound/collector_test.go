@@ -85,6 +85,7 @@ func TestDeleteCertificate(t *testing.T) {
 	v.Certificate = &CertificateView{Key: "00ff", Subject: "CN=s1", Since: epoch}
 	r.network.switches[1] = v
 	require.Equal(t, map[string]any{"key": "00ff", "subject": "CN=s1", "since": "2026-01-02T03:04:05Z"}, r.ok(200, "GET "+sw1, "")["certificate"])
-	require.Equal(t, 204, r.do("DELETE "+sw1+"/certificate", "").StatusCode)
+	r.refused(412, nil, "DELETE "+sw1+"/certificate", "", "If-Match", `"steer-drop"`)
+	require.Equal(t, 204, r.do("DELETE "+sw1+"/certificate", "", "If-Match", `"steer-drop-00ff"`).StatusCode)
 	require.NotContains(t, r.ok(200, "GET "+sw1, ""), "certificate")
 }

@@ -112,6 +112,11 @@ func (f *fakeVIPs) put(v balancer.VIP) {
 	f.vips[v.Name] = v
 }
 
+// vipTag is the entity tag that fakeVIPs gives a VIP of that generation.
+func vipTag(generation int) string {
+	return fmt.Sprintf(`"%d-c0ffee00-%d"`, generation, epoch.UnixMilli())
+}
+
 func (f *fakeVIPs) Delete(_ context.Context, name string, cond balancer.Condition) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -426,7 +431,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 		t: t, vips: &fakeVIPs{}, backups: &fakeBackups{"backup of now"}, events: &fakeEvents{came: make(chan struct{}, 8)},
 		network: &fakeNetwork{switches: map[ofproto.DPID]SwitchView{
 			2: {DPID: "0000000000000002", Stage: "observe", Connection: ConnectionView{State: "disconnected"}},
-			1: {DPID: "0000000000000001", Stage: "steer", Connection: ConnectionView{State: "connected", Address: "10.9.0.1:40000", Since: epoch}},
+			1: {DPID: "0000000000000001", Stage: "steer", BPDUs: "drop", Connection: ConnectionView{State: "connected", Address: "10.9.0.1:40000", Since: epoch}},
 		}, graph: g.Snapshot()},
 	}
 	o := Options{VIPs: r.vips, Network: r.network, Events: r.events, Backups: r.backups, OVS: &fakeOVS{}, Migrations: &fakeMigrations{}, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"}

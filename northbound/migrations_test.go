@@ -27,8 +27,10 @@ func (f *fakeMigrations) found(name string) (migration.Migration, error) {
 	if name != "campus" && name != "web" {
 		return migration.Migration{}, fmt.Errorf("%w: there is no migration %s", migration.ErrNotFound, name)
 	}
-	return migration.Migration{Name: name, State: migration.StatePlanned, Revision: 7}, f.err
+	return migration.Migration{Name: name, State: migration.StatePlanned, Revision: 7, UpdatedAt: epoch}, f.err
 }
+
+func (f *fakeMigrations) tag() string { return fmt.Sprintf(`"7-%d"`, epoch.UnixNano()) }
 
 func (f *fakeMigrations) List(context.Context) ([]migration.Migration, error) {
 	m, err := f.found("campus")
@@ -48,7 +50,7 @@ func (f *fakeMigrations) PlanWave(_ context.Context, name, wave string) (*migrat
 }
 
 func (f *fakeMigrations) Put(_ context.Context, d migration.Description, cond migration.Condition, who string) (migration.Migration, bool, error) {
-	if cond.IfMatch != nil && !cond.IfMatch(`"7"`) || cond.IfNoneMatch && d.Name == "campus" {
+	if cond.IfMatch != nil && !cond.IfMatch(f.tag()) || cond.IfNoneMatch && d.Name == "campus" {
 		return migration.Migration{}, false, migration.ErrPrecondition
 	}
 	err := f.say("put %s by %s", d.Name, who)
@@ -56,7 +58,7 @@ func (f *fakeMigrations) Put(_ context.Context, d migration.Description, cond mi
 }
 
 func (f *fakeMigrations) Delete(_ context.Context, name string, cond migration.Condition, who string) error {
-	if cond.IfMatch != nil && !cond.IfMatch(`"7"`) {
+	if cond.IfMatch != nil && !cond.IfMatch(f.tag()) {
 		return migration.ErrPrecondition
 	}
 	return f.say("delete %s by %s", name, who)
@@ -83,7 +85,7 @@ func TestMigrations(t *testing.T) {
 	f := &fakeMigrations{}
 	r := newRig(t, func(o *Options) { o.Migrations = f })
 	require.Len(t, r.ok(200, "GET /v1/migrations", "")["items"], 1)
-	require.Equal(t, `"7"`, r.do("GET /v1/migrations/campus", "").Header.Get("ETag"))
+	require.Equal(t, f.tag(), r.do("GET /v1/migrations/campus", "").Header.Get("ETag"))
 	r.refused(404, nil, "GET /v1/migrations/other", "")
 
 	r.ok(200, "PUT /v1/migrations/campus", aMigration)
@@ -96,12 +98,15 @@ func TestMigrations(t *testing.T) {
 	r.refused(412, nil, "PUT /v1/migrations/campus", aMigration, "If-None-Match", `*`)
 	r.refused(400, []string{"waves[0].steps[0].stage"}, "PUT /v1/migrations/campus", `{"waves":[{"steps":[{"dpid":"0000000000000001","stage":"all"}]}]}`)
 	r.refused(412, nil, "DELETE /v1/migrations/campus", "", "If-Match", `"6"`)
-	r.ok(204, "DELETE /v1/migrations/campus", "", "If-Match", `"7"`)
+	r.ok(204, "DELETE /v1/migrations/campus", "", "If-Match", f.tag())
 
 	r.ok(202, "POST /v1/migrations/campus/apply", "")
 	r.ok(202, "POST /v1/migrations/campus/apply", `{"wave":"access"}`)
 	r.ok(200, "POST /v1/migrations/campus/apply?dry_run=1", `{"wave":"access"}`)
 	r.refused(400, []string{"wave"}, "POST /v1/migrations/campus/apply", `{"wave":1}`)
+	r.refused(400, []string{"wave"}, "POST /v1/migrations/campus/apply", `{"wave":"a","wave":"b"}`)
+	r.refused(400, []string{"body"}, "POST /v1/migrations/campus/apply", `null`)
+	r.refused(400, []string{"body"}, "POST /v1/migrations/campus/rollback", `[]`)
 	r.refused(400, []string{"when"}, "POST /v1/migrations/campus/apply", `{"when":"now"}`)
 	r.refused(404, nil, "POST /v1/migrations/other/apply", "")
 	r.ok(200, "POST /v1/migrations/campus/confirm", "")

@@ -317,19 +317,26 @@ func (s *Server) getSwitch(c echo.Context) error {
 	return s.respondSwitch(c, dpid)
 }
 
-// respondSwitch answers with a switch. The entity tag is of what is stored of it: its
-// stage.
+// respondSwitch answers with a switch. The entity tag is of what is stored of it.
 func (s *Server) respondSwitch(c echo.Context, dpid ofproto.DPID) error {
 	v, err := s.o.Network.Switch(c.Request().Context(), dpid)
 	if err != nil {
 		return err
 	}
 	v.whole()
-	c.Response().Header().Set("ETag", stageTag(v.Stage))
+	c.Response().Header().Set("ETag", switchTag(v))
 	return respond(c, http.StatusOK, v)
 }
 
-func stageTag(stage string) string { return `"` + stage + `"` }
+// switchTag is the entity tag of what is stored of a switch: its stage, what it does with
+// BPDUs, and its certificate.
+func switchTag(v SwitchView) string {
+	tag := v.Stage + "-" + v.BPDUs
+	if v.Certificate != nil {
+		tag += "-" + v.Certificate.Key
+	}
+	return `"` + tag + `"`
+}
 
 func (s *Server) putStage(c echo.Context) error {
 	return s.putChoice(c, "stage", Stages, s.o.Network.SetStage)
@@ -393,7 +400,12 @@ func (s *Server) deleteCertificate(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.o.Network.Unbind(c.Request().Context(), dpid); err != nil {
+	cond, err := condition(c)
+	if err != nil {
+		return err
+	}
+	err = s.setSwitch(c.Request().Context(), dpid, cond, func(ctx context.Context) error { return s.o.Network.Unbind(ctx, dpid) })
+	if err != nil {
 		return err
 	}
 	return c.NoContent(http.StatusNoContent)
@@ -408,8 +420,8 @@ func (s *Server) setSwitch(ctx context.Context, dpid ofproto.DPID, cond balancer
 		if err != nil {
 			return err
 		}
-		if cond.IfNoneMatch || !matches(cond.IfMatch, stageTag(v.Stage)) {
-			return fmt.Errorf("switch %s is in stage %s: %w", dpid, v.Stage, ErrPrecondition)
+		if cond.IfNoneMatch || !matches(cond.IfMatch, switchTag(v)) {
+			return fmt.Errorf("the entity tag of switch %s is %s: %w", dpid, switchTag(v), ErrPrecondition)
 		}
 	}
 	return set(ctx)

@@ -35,7 +35,7 @@ func TestSwitches(t *testing.T) {
 
 	resp := r.do("GET "+sw1, "")
 	require.Equal(t, 200, resp.StatusCode)
-	require.Equal(t, `"steer"`, resp.Header.Get("ETag"))
+	require.Equal(t, `"steer-drop"`, resp.Header.Get("ETag"))
 	r.refused(404, nil, "GET /v1/switches/00000000000000ff", "")
 	for _, bad := range []string{"1", "00000000000000zz", "0x00000000000001", "00000000000000001"} {
 		for _, rest := range []string{"", "/flows", "/groups"} {
@@ -55,15 +55,16 @@ func TestStage(t *testing.T) {
 	r.ok(200, put+"?wait=1s", `{"stage":"steer"}`)
 	require.Equal(t, 1, r.network.settled)
 
-	r.refused(412, nil, put, `{"stage":"observe"}`, "If-Match", `"managed"`)
+	r.refused(412, nil, put, `{"stage":"observe"}`, "If-Match", `"managed-drop"`)
 	r.refused(412, nil, put, `{"stage":"observe"}`, "If-None-Match", `*`)
-	resp := r.do(put, `{"stage":"observe"}`, "If-Match", `"steer"`)
+	resp := r.do(put, `{"stage":"observe"}`, "If-Match", `"steer-drop"`)
 	require.Equal(t, 200, resp.StatusCode)
-	require.Equal(t, `"observe"`, resp.Header.Get("ETag"))
+	require.Equal(t, `"observe-drop"`, resp.Header.Get("ETag"))
 
 	for body, fields := range map[string][]string{
-		``: nil, `[]`: nil, `{"stage":"steer"} x`: nil, `{"stage":"steer"}{}`: nil, `null`: {"stage"},
-		`{}`: {"stage"}, `{"stage":null}`: {"stage"}, `{"stage":3}`: {"stage"}, `{"stage":"fly"}`: {"stage"}, `{"stage":""}`: {"stage"},
+		``: {"body"}, `[]`: {"body"}, `{"stage":"steer"} x`: {"body"}, `{"stage":"steer"}{}`: {"body"}, `null`: {"body"}, "{\"stage\":\"\xff\"}": {"body"},
+		`{"stage":"steer","stage":"managed"}`: {"stage"},
+		`{}`:                                  {"stage"}, `{"stage":null}`: {"stage"}, `{"stage":3}`: {"stage"}, `{"stage":"fly"}`: {"stage"}, `{"stage":""}`: {"stage"},
 		`{"Stage":"steer"}`: {"Stage", "stage"}, `{"stage":"steer","x":1}`: {"x"},
 	} {
 		r.refused(400, fields, put, body)
@@ -83,9 +84,11 @@ func TestBPDUs(t *testing.T) {
 	require.Zero(t, r.network.settled)
 	r.ok(200, put+"?wait=1s", `{"bpdus":"guard"}`)
 	require.Equal(t, 1, r.network.settled)
-	r.refused(412, nil, put, `{"bpdus":"drop"}`, "If-Match", `"managed"`)
+	r.refused(412, nil, put, `{"bpdus":"drop"}`, "If-Match", `"steer-drop"`)
+	resp := r.do(put, `{"bpdus":"guard"}`, "If-Match", `"steer-guard"`)
+	require.Equal(t, `"steer-guard"`, resp.Header.Get("ETag"), "the tag is of all that is stored of a switch")
 	for body, fields := range map[string][]string{
-		``: nil, `null`: {"bpdus"}, `{}`: {"bpdus"}, `{"bpdus":null}`: {"bpdus"}, `{"bpdus":"eat"}`: {"bpdus"}, `{"bpdus":""}`: {"bpdus"}, `{"bpdus":"drop","x":1}`: {"x"},
+		``: {"body"}, `null`: {"body"}, `{}`: {"bpdus"}, `{"bpdus":null}`: {"bpdus"}, `{"bpdus":"eat"}`: {"bpdus"}, `{"bpdus":""}`: {"bpdus"}, `{"bpdus":"drop","x":1}`: {"x"},
 	} {
 		r.refused(400, fields, put, body)
 	}

@@ -1,11 +1,10 @@
 package northbound
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"crypto/sha256"
 	"errors"
-	"io"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -58,17 +57,13 @@ type OVSInterface struct {
 	ovsdb.Interface
 }
 
-// decodeStrict reads a whole document whose fields are those of v.
-func decodeStrict(body []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return problem(http.StatusBadRequest, "invalid", "Invalid document", err.Error())
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return problem(http.StatusBadRequest, "invalid", "Invalid document", "there is data after the JSON object")
-	}
-	return nil
+// decodeAdoption reads the document of an adoption; what is wrong beyond its form
+// request says.
+func decodeAdoption(body []byte) (a OVSAdoption, err error) {
+	err = decodeFields(body, map[string]any{
+		"endpoint": &a.Endpoint, "bridges": &a.Bridges, "all": &a.All, "stage": &a.Stage, "controllers": &a.Controllers, "discard_flows": &a.DiscardFlows,
+	}, "bridges", "all", "stage", "controllers", "discard_flows")
+	return a, err
 }
 
 func endpointField(field, v string) (ovsdb.Endpoint, error) {
@@ -161,16 +156,38 @@ func (s *Server) getOVS(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.o.OVS.Bridges(c.Request().Context(), e)
+	v, err := s.bridge(c.Request().Context(), e, bridge)
 	if err != nil {
-		return ovsProblem(err)
+		return err
+	}
+	if v.Since != "" {
+		c.Response().Header().Set("ETag", adoptionTag(v))
+	}
+	return respond(c, http.StatusOK, v)
+}
+
+// bridge finds a bridge at an endpoint.
+func (s *Server) bridge(ctx context.Context, e ovsdb.Endpoint, name string) (ovsdb.View, error) {
+	list, err := s.o.OVS.Bridges(ctx, e)
+	if err != nil {
+		return ovsdb.View{}, ovsProblem(err)
 	}
 	for _, v := range list {
-		if v.Name == bridge {
-			return respond(c, http.StatusOK, v)
+		if v.Name == name {
+			return v, nil
 		}
 	}
-	return problem(http.StatusNotFound, "not-found", "Not found", "there is no bridge "+bridge+" at "+string(e))
+	return ovsdb.View{}, problem(http.StatusNotFound, "not-found", "Not found", "there is no bridge "+name+" at "+string(e))
+}
+
+// adoptionTag is the entity tag of an adoption: of what adopting again may change.
+func adoptionTag(v ovsdb.View) string {
+	h := sha256.New()
+	fmt.Fprintln(h, v.State, v.Stage, v.Since)
+	for _, k := range v.Controllers {
+		fmt.Fprintln(h, k.Target)
+	}
+	return fmt.Sprintf(`"%x"`, h.Sum(nil)[:8])
 }
 
 func ovsParams(c echo.Context) (e ovsdb.Endpoint, bridge string, err error) {
@@ -230,8 +247,8 @@ func (s *Server) postOVS(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	var doc OVSAdoption
-	if err := decodeStrict(body, &doc); err != nil {
+	doc, err := decodeAdoption(body)
+	if err != nil {
 		return err
 	}
 	req, err := doc.request()
@@ -269,8 +286,21 @@ func (s *Server) deleteOVS(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	cond, err := condition(c)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := s.patient(c)
 	defer cancel()
+	if cond.IfMatch != "" {
+		v, err := s.bridge(ctx, e, bridge)
+		if err != nil {
+			return err
+		}
+		if v.Since == "" || !matches(cond.IfMatch, adoptionTag(v)) {
+			return fmt.Errorf("bridge %s at %s is %s: %w", bridge, e, v.State, ErrPrecondition)
+		}
+	}
 	if err := s.o.OVS.Release(ctx, e, bridge); err != nil {
 		return ovsProblem(err)
 	}

@@ -28,7 +28,7 @@ func (f *fakeOVS) Bridges(_ context.Context, e ovsdb.Endpoint) ([]ovsdb.View, er
 		return nil, fmt.Errorf("%w: %s: connection refused", ovsdb.ErrNotConnected, e)
 	}
 	return []ovsdb.View{{
-		Endpoint: ovsAt, State: "adopted", Connected: true, Drift: []string{},
+		Endpoint: ovsAt, State: "adopted", Connected: true, Since: "2026-01-02T03:04:05Z", Drift: []string{},
 		Bridge: ovsdb.Bridge{
 			Name: "br0", DPID: "0000000000000001", Protocols: []string{}, Controllers: []ovsdb.Controller{},
 			Ports: []ovsdb.Port{{Name: "bond0", Tag: -1, Interfaces: []ovsdb.Interface{
@@ -75,8 +75,12 @@ func TestOVSAdopt(t *testing.T) {
 	} {
 		r.refused(400, []string{field}, "POST /v1/ovs", body)
 	}
-	for _, body := range []string{`{"endpoint":"unix:/a","all":true,"more":1}`, `{"endpoint":"unix:/a","all":true} x`, `[]`, `{"endpoint":1}`} {
-		r.refused(400, nil, "POST /v1/ovs", body)
+	for body, field := range map[string]string{
+		`{"endpoint":"unix:/a","all":true,"more":1}`: "more", `{"endpoint":"unix:/a","all":true} x`: "body", ``: "body", `[]`: "body", `null`: "body",
+		`{"endpoint":1,"all":true}`: "endpoint", `{"all":true}`: "endpoint", `{"endpoint":"unix:/a","bridges":[5]}`: "bridges", `{"endpoint":"unix:/a","all":null}`: "all",
+		`{"endpoint":"unix:/a","endpoint":"unix:/b","all":true}`: "endpoint", `{"endpoint":"unix:/a","All":true}`: "All",
+	} {
+		r.refused(400, []string{field}, "POST /v1/ovs", body)
 	}
 	require.Len(t, f.requests, asked, "what is wrong is not asked for")
 }
@@ -91,7 +95,12 @@ func TestOVSReadAndRelease(t *testing.T) {
 	require.Equal(t, "br0", r.ok(200, "GET /v1/ovs/"+ovsEscaped+"/br0", "")["name"])
 	r.refused(404, nil, "GET /v1/ovs/"+ovsEscaped+"/br9", "")
 
-	r.ok(204, "DELETE /v1/ovs/"+ovsEscaped+"/br0", "")
+	tag := r.do("GET /v1/ovs/"+ovsEscaped+"/br0", "").Header.Get("ETag")
+	require.NotEmpty(t, tag)
+	r.refused(412, nil, "DELETE /v1/ovs/"+ovsEscaped+"/br0", "", "If-Match", `"other"`)
+	r.refused(400, []string{"If-Match"}, "DELETE /v1/ovs/"+ovsEscaped+"/br0", "", "If-Match", "other")
+	require.Empty(t, f.released)
+	r.ok(204, "DELETE /v1/ovs/"+ovsEscaped+"/br0", "", "If-Match", tag)
 	require.Equal(t, []string{ovsAt + " br0"}, f.released)
 	f.err = ovsdb.ErrNotAdopted
 	r.refused(404, nil, "DELETE /v1/ovs/"+ovsEscaped+"/br0", "")

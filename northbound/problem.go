@@ -117,7 +117,7 @@ func problemOf(err error, r *http.Request) *Problem {
 		return problem(http.StatusServiceUnavailable, "store", "Store not writable", "the store cannot be written to: nothing was changed")
 	case errors.As(err, &tooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "too-large", "Body too large",
-			fmt.Sprintf("a body has at most %d bytes", tooLarge.Limit))
+			fmt.Sprintf("a body has at most %d bytes", tooLarge.Limit), FieldError{Field: "body", Reason: fmt.Sprintf("has more than %d bytes", tooLarge.Limit)})
 	case errors.Is(err, context.DeadlineExceeded):
 		return problem(http.StatusGatewayTimeout, "timeout", "Timed out", "the switch or the store did not answer in time")
 	case errors.Is(err, context.Canceled):

@@ -105,6 +105,10 @@ func ParseReachability(body []byte) (req reachability.Request, err error) {
 	}
 	for i, raw := range probes {
 		at := fmt.Sprintf("probes[%d]", i)
+		if fields, wrong := splitFields(raw); fields == nil {
+			fail(at, "%s", wrong[0].Reason)
+			continue
+		}
 		var p documents.Probe
 		var addr string
 		err := decodeFields(raw, map[string]any{"type": &p.Type, "address": &addr, "port": &p.Port, "vlan": &p.VLAN}, "port", "vlan")
@@ -112,9 +116,6 @@ func ParseReachability(body []byte) (req reachability.Request, err error) {
 		if errors.As(err, &problem) {
 			for _, e := range problem.Errors {
 				fail(at+"."+e.Field, "%s", e.Reason)
-			}
-			if len(problem.Errors) == 0 {
-				fail(at, "%s", problem.Detail)
 			}
 			continue
 		}

@@ -65,10 +65,11 @@ func TestReachability(t *testing.T) {
 		`{"probes":[{"type":"arp","address":"x"},7]}`:         {"probes[0].address", "probes[1]"},
 		`{"vips":["none"]}`:                                   {"vips[0]"},
 		`{"vips":null}`:                                       {"vips"},
+		`{"mtu":1500,"mtu":64}`:                               {"mtu"},
 	} {
 		r.refused(400, fields, "POST /v1/reachability", body)
 	}
-	for _, body := range []string{``, `[]`, `{} {}`} {
-		r.refused(400, []string{}, "POST /v1/reachability", body)
+	for _, body := range []string{``, `[]`, `null`, `{} {}`} {
+		r.refused(400, []string{"body"}, "POST /v1/reachability", body)
 	}
 }

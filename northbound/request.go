@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"sort"
 	"strconv"
@@ -24,8 +26,8 @@ import (
 const (
 	// maxBody is the largest request body read, in bytes.
 	maxBody = 1 << 20
-	// maxWait bounds ?wait=: a request that waits holds a connection.
-	maxWait = time.Minute
+	// MaxWait bounds ?wait=: a request that waits holds a connection.
+	MaxWait = time.Minute
 
 	defaultLimit = 100
 	maxLimit     = 1000
@@ -104,24 +106,16 @@ func readBody(c echo.Context) ([]byte, error) {
 		return nil, problem(http.StatusBadRequest, "body", "Body not read", err.Error())
 	}
 	if !utf8.Valid(body) {
-		return nil, problem(http.StatusBadRequest, "invalid", "Invalid document", "the body is not UTF-8")
+		return nil, fieldsProblem(http.StatusBadRequest, "invalid", "Invalid document", []FieldError{{Field: "body", Reason: "is not UTF-8"}})
 	}
 	return body, nil
 }
 
 // decodeFields decodes a small flat document strictly: every field it may have is a
 // key of fields, every one of them but the optional ones is required, names are matched
-// exactly.
+// exactly and given once, and null is no value.
 func decodeFields(body []byte, fields map[string]any, optional ...string) error {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	var doc map[string]json.RawMessage
-	if err := dec.Decode(&doc); err != nil {
-		return problem(http.StatusBadRequest, "invalid", "Invalid document", "the body is not a JSON object: "+err.Error())
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return problem(http.StatusBadRequest, "invalid", "Invalid document", "there is data after the JSON object")
-	}
-	var wrong []FieldError
+	doc, wrong := splitFields(body)
 	for name, raw := range doc {
 		dst, ok := fields[name]
 		if !ok {
@@ -129,13 +123,13 @@ func decodeFields(body []byte, fields map[string]any, optional ...string) error 
 			continue
 		}
 		if string(raw) == "null" {
-			wrong = append(wrong, FieldError{Field: name, Reason: "is required"})
+			wrong = append(wrong, FieldError{Field: name, Reason: "is null"})
 		} else if err := json.Unmarshal(raw, dst); err != nil {
-			wrong = append(wrong, FieldError{Field: name, Reason: "wrong type: " + err.Error()})
+			wrong = append(wrong, wrongType(name, err))
 		}
 	}
 	for name := range fields {
-		if _, ok := doc[name]; !ok && !slices.Contains(optional, name) {
+		if _, ok := doc[name]; !ok && doc != nil && !slices.Contains(optional, name) {
 			wrong = append(wrong, FieldError{Field: name, Reason: "is required"})
 		}
 	}
@@ -144,6 +138,46 @@ func decodeFields(body []byte, fields map[string]any, optional ...string) error 
 	}
 	sort.Slice(wrong, func(i, j int) bool { return wrong[i].Field < wrong[j].Field })
 	return fieldsProblem(http.StatusBadRequest, "invalid", "Invalid document", wrong)
+}
+
+// splitFields takes the one JSON object that body is apart; fields is nil where it is
+// none.
+func splitFields(body []byte) (fields map[string]json.RawMessage, wrong []FieldError) {
+	var whole json.RawMessage
+	if err := json.Unmarshal(body, &whole); err != nil {
+		return nil, []FieldError{{Field: "body", Reason: "is not JSON: " + err.Error()}}
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if first, _ := dec.Token(); first != json.Delim('{') {
+		return nil, []FieldError{{Field: "body", Reason: "is not a JSON object"}}
+	}
+	fields = map[string]json.RawMessage{}
+	for dec.More() { // the syntax is known to be right
+		key, _ := dec.Token()
+		name, _ := key.(string)
+		var value json.RawMessage
+		_ = dec.Decode(&value)
+		if _, twice := fields[name]; twice {
+			wrong = append(wrong, FieldError{Field: name, Reason: "is given twice"})
+		}
+		fields[name] = value
+	}
+	return fields, wrong
+}
+
+// wrongType says what a value of a field should have been.
+func wrongType(field string, err error) FieldError {
+	var mismatch *json.UnmarshalTypeError
+	if !errors.As(err, &mismatch) {
+		return FieldError{Field: field, Reason: "is not understood: " + err.Error()}
+	}
+	want := map[reflect.Kind]string{
+		reflect.String: "a string", reflect.Bool: "true or false", reflect.Slice: "a list", reflect.Map: "an object", reflect.Struct: "an object",
+	}[mismatch.Type.Kind()]
+	if want == "" {
+		want = "a whole number, in its range"
+	}
+	return FieldError{Field: field, Reason: fmt.Sprintf("wrong type: must be %s, is %s", want, mismatch.Value)}
 }
 
 // condition reads If-Match and If-None-Match (RFC 9110 §13.1).
@@ -189,8 +223,8 @@ func waitParam(c echo.Context) (time.Duration, error) {
 		return 0, nil
 	}
 	d, err := time.ParseDuration(v)
-	if err != nil || d < 0 || d > maxWait {
-		return 0, badField("wait", "%q is not a duration from 0s to %s, such as 5s", v, maxWait)
+	if err != nil || d < 0 || d > MaxWait {
+		return 0, badField("wait", "%q is not a duration from 0s to %s, such as 5s", v, MaxWait)
 	}
 	return d, nil
 }

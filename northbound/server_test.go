@@ -104,7 +104,7 @@ func TestBodyLimit(t *testing.T) {
 	r := newRig(t)
 	pad := func(n int) string { return web + strings.Repeat(" ", n-len(web)) }
 	for _, request := range []string{"PUT /v1/vips/web", "PUT " + member, "PUT " + sw1 + "/stage"} {
-		r.refused(413, nil, request, pad(maxBody+1))
+		r.refused(413, []string{"body"}, request, pad(maxBody+1))
 	}
 	require.Empty(t, r.vips.vips)
 	r.ok(201, "PUT /v1/vips/web", pad(maxBody))
@@ -118,7 +118,7 @@ func TestBodyLimit(t *testing.T) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
-	requireProblem(t, reply{resp, body}, 413, nil)
+	requireProblem(t, reply{resp, body}, 413, []string{"body"})
 	require.Equal(t, uint64(1), r.vips.vips["web"].Generation)
 
 	r.refused(415, []string{"Content-Encoding"}, "PUT /v1/vips/web", web, "Content-Encoding", "gzip")

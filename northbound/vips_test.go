@@ -21,7 +21,7 @@ func TestVIPLife(t *testing.T) {
 	r := newRig(t)
 	resp := r.do("PUT /v1/vips/web", web)
 	require.Equal(t, http.StatusCreated, resp.StatusCode)
-	require.Equal(t, `"1"`, resp.Header.Get("ETag"))
+	require.Equal(t, vipTag(1), resp.Header.Get("ETag"))
 	require.Equal(t, "/v1/vips/web", resp.Header.Get("Location"))
 
 	doc := r.ok(http.StatusOK, "GET /v1/vips/web", "")
@@ -36,7 +36,7 @@ func TestVIPLife(t *testing.T) {
 	resp = r.do("PUT /v1/vips/web", body)
 	require.Equal(t, http.StatusOK, resp.StatusCode, "%s", resp.body)
 	require.Empty(t, resp.Header.Get("Location"))
-	require.Equal(t, `"2"`, r.do("GET /v1/vips/web", "").Header.Get("ETag"))
+	require.Equal(t, vipTag(2), r.do("GET /v1/vips/web", "").Header.Get("ETag"))
 
 	st := r.ok(http.StatusOK, "GET /v1/vips/web/stats", "")
 	require.Len(t, st["listeners"], 1)
@@ -55,7 +55,7 @@ func TestMemberLife(t *testing.T) {
 	resp := r.do("PUT /v1/vips/web/listeners/tcp:80/members/10.0.0.9:8080", `{"address":"10.0.0.9","port":8080}`)
 	require.Equal(t, http.StatusCreated, resp.StatusCode)
 	require.Equal(t, "/v1/vips/web/listeners/tcp:80/members/10.0.0.9:8080", resp.Header.Get("Location"))
-	require.Equal(t, `"3"`, resp.Header.Get("ETag"), "the tag of the VIP")
+	require.Equal(t, vipTag(3), resp.Header.Get("ETag"), "the tag of the VIP")
 	r.ok(http.StatusNoContent, "DELETE "+member, "")
 	r.refused(http.StatusNotFound, nil, "GET "+member, "")
 	r.refused(http.StatusNotFound, nil, "DELETE "+member, "")
@@ -150,7 +150,7 @@ func TestInvalidDocuments(t *testing.T) {
 	} {
 		r.refused(tc.status, tc.fields, "PUT /v1/vips/web", tc.body)
 	}
-	p := r.refused(400, nil, "PUT /v1/vips/web", "{\"address\":\"\xff\"}")
+	p := r.refused(400, []string{"body"}, "PUT /v1/vips/web", "{\"address\":\"\xff\"}")
 	require.Contains(t, p.Detail, "UTF-8")
 	require.Empty(t, r.vips.vips)
 
@@ -174,17 +174,17 @@ func TestPreconditions(t *testing.T) {
 	r.ok(201, put, web, "If-None-Match", "*")
 	r.refused(412, nil, put, web, "If-None-Match", "*")
 	r.refused(412, nil, put, web, "If-Match", `"7"`)
-	r.refused(412, nil, put, web, "If-Match", `W/"1"`)
-	r.ok(200, put, web, "If-Match", `"7", "1"`)
+	r.refused(412, nil, put, web, "If-Match", "W/"+vipTag(1))
+	r.ok(200, put, web, "If-Match", `"7", `+vipTag(1))
 	r.ok(200, put, web, "If-Match", "*")
 	r.refused(400, []string{"If-Match"}, put, web, "If-Match", "3")
 	r.refused(400, []string{"If-None-Match"}, put, web, "If-None-Match", `"3"`)
 	r.refused(412, nil, "PUT "+member, "{}", "If-None-Match", "*")
-	r.refused(412, nil, "PUT "+member, "{}", "If-Match", `"1"`)
-	r.ok(200, "PUT "+member, "{}", "If-Match", `"3"`)
-	r.refused(412, nil, "DELETE "+member, "", "If-Match", `"3"`)
-	r.refused(412, nil, del, "", "If-Match", `"3"`)
-	r.ok(204, del, "", "If-Match", `"4"`)
+	r.refused(412, nil, "PUT "+member, "{}", "If-Match", vipTag(1))
+	r.ok(200, "PUT "+member, "{}", "If-Match", vipTag(3))
+	r.refused(412, nil, "DELETE "+member, "", "If-Match", vipTag(3))
+	r.refused(412, nil, del, "", "If-Match", vipTag(3))
+	r.ok(204, del, "", "If-Match", vipTag(4))
 }
 
 func TestListVIPs(t *testing.T) {

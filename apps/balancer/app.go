@@ -426,7 +426,8 @@ func (a *App) prune(c *controller.Context, old *Record) {
 			if at := a.members[addr]; a.byMember[addr] == nil {
 				a.forget(c, addr)
 			} else if !at.known {
-				at.asked, at.asks = time.Time{}, 0
+				at.asked = time.Time{}
+				at.unask(c.Now)
 			}
 		}
 	}

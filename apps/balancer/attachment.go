@@ -47,7 +47,8 @@ func (a *App) attach(c *controller.Context, now Attachments) {
 				continue
 			}
 			if !l.known {
-				l.asked, l.asks = time.Time{}, 0
+				l.asked = time.Time{}
+				l.unask(c.Now)
 			}
 			if !yield(addr) {
 				return

@@ -149,7 +149,7 @@ func TestPutGetDelete(t *testing.T) {
 	require.Equal(t, []byte{0x02, 0x46, 0x4c}, rec.VIP.MAC[:3])
 	require.NotEqual(t, "02:46:4c:00:00:01", rec.VIP.MAC.String())
 	require.EqualValues(t, 1, rec.VIP.Generation)
-	require.Equal(t, `"1"`, rec.VIP.ETag())
+	require.Equal(t, fmt.Sprintf(`"1-%s-%d"`, rec.VIP.ID[:8], b.now.UnixMilli()), rec.VIP.ETag())
 	require.Equal(t, b.now, rec.VIP.CreatedAt)
 	require.Equal(t, v, document(rec.VIP))
 	got, err := b.Get(ctx, "web")
@@ -316,19 +316,34 @@ func TestConditions(t *testing.T) {
 		_, _, err := b.Put(ctx, doc(t, "a", words), c)
 		return err
 	}
+	tag := func(generation uint64) string {
+		rec, err := b.Get(ctx, "a")
+		require.NoError(t, err)
+		rec.VIP.Generation = generation
+		return rec.VIP.ETag()
+	}
 	require.ErrorIs(t, put("10.0.0.1", Condition{IfMatch: `"1"`}), ErrPrecondition)
 	require.ErrorIs(t, put("10.0.0.1", Condition{IfMatch: "*"}), ErrPrecondition)
 	require.NoError(t, put("10.0.0.1", Condition{IfNoneMatch: true}))
 	require.ErrorIs(t, put("10.0.0.1", Condition{IfNoneMatch: true}), ErrPrecondition)
-	require.ErrorIs(t, put("10.0.0.2", Condition{IfMatch: `"2"`}), ErrPrecondition)
-	require.ErrorIs(t, put("10.0.0.2", Condition{IfMatch: `1`}), ErrPrecondition)
-	require.ErrorIs(t, put("10.0.0.2", Condition{IfMatch: `W/"1"`}), ErrPrecondition)
-	require.NoError(t, put("10.0.0.2", Condition{IfMatch: `"1"`}))
-	require.NoError(t, put("10.0.0.3", Condition{IfMatch: `"1", "2"`}))
+	require.ErrorIs(t, put("10.0.0.2", Condition{IfMatch: tag(2)}), ErrPrecondition)
+	require.ErrorIs(t, put("10.0.0.2", Condition{IfMatch: strings.Trim(tag(1), `"`)}), ErrPrecondition)
+	require.ErrorIs(t, put("10.0.0.2", Condition{IfMatch: "W/" + tag(1)}), ErrPrecondition)
+	require.NoError(t, put("10.0.0.2", Condition{IfMatch: tag(1)}))
+	require.NoError(t, put("10.0.0.3", Condition{IfMatch: tag(1) + ", " + tag(2)}))
 	require.NoError(t, put("10.0.0.4", Condition{IfMatch: `*`}))
-	require.ErrorIs(t, b.Delete(ctx, "a", Condition{IfMatch: `"1"`}), ErrPrecondition)
-	require.NoError(t, b.Delete(ctx, "a", Condition{IfMatch: `"4"`}))
-	require.ErrorIs(t, b.Delete(ctx, "a", Condition{IfMatch: `"4"`}), ErrNotFound)
+	require.ErrorIs(t, b.Delete(ctx, "a", Condition{IfMatch: tag(1)}), ErrPrecondition)
+	last := tag(4)
+	require.NoError(t, b.Delete(ctx, "a", Condition{IfMatch: last}))
+	require.ErrorIs(t, b.Delete(ctx, "a", Condition{IfMatch: last}), ErrNotFound)
+
+	// Who read the first VIP of a name does not overwrite the second one.
+	for _, words := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"} {
+		require.NoError(t, put(words, Condition{}))
+	}
+	require.NotEqual(t, last, tag(4))
+	require.ErrorIs(t, put("10.0.0.5", Condition{IfMatch: last}), ErrPrecondition)
+	require.ErrorIs(t, b.Delete(ctx, "a", Condition{IfMatch: last}), ErrPrecondition)
 }
 
 func TestMembers(t *testing.T) {
@@ -346,7 +361,9 @@ func TestMembers(t *testing.T) {
 	_, _, err = b.PutMember(ctx, "a", ListenerKey{TCP, 81}, member("10.0.1.1:80", 1), Condition{})
 	require.ErrorIs(t, err, ErrNotFound)
 
-	rec, created, err := b.PutMember(ctx, "a", http, member("10.0.1.2:80", 1), Condition{IfMatch: `"1"`, IfNoneMatch: true})
+	first, err := b.Get(ctx, "a")
+	require.NoError(t, err)
+	rec, created, err := b.PutMember(ctx, "a", http, member("10.0.1.2:80", 1), Condition{IfMatch: first.VIP.ETag(), IfNoneMatch: true})
 	require.NoError(t, err)
 	require.True(t, created)
 	require.EqualValues(t, 2, rec.VIP.Generation)
@@ -354,7 +371,7 @@ func TestMembers(t *testing.T) {
 
 	_, _, err = b.PutMember(ctx, "a", http, member("10.0.1.2:80", 2), Condition{IfNoneMatch: true})
 	require.ErrorIs(t, err, ErrPrecondition)
-	_, _, err = b.PutMember(ctx, "a", http, member("10.0.1.2:80", 2), Condition{IfMatch: `"1"`})
+	_, _, err = b.PutMember(ctx, "a", http, member("10.0.1.2:80", 2), Condition{IfMatch: first.VIP.ETag()})
 	require.ErrorIs(t, err, ErrPrecondition)
 	rec, created, err = b.PutMember(ctx, "a", http, member("10.0.1.2:80", 1), Condition{})
 	require.NoError(t, err)
@@ -388,8 +405,8 @@ func TestMembers(t *testing.T) {
 	}
 
 	require.ErrorIs(t, b.DeleteMember(ctx, "a", http, netip.MustParseAddrPort("10.0.1.3:80"), Condition{}), ErrNotFound)
-	require.ErrorIs(t, b.DeleteMember(ctx, "a", http, drained.Key(), Condition{IfMatch: `"1"`}), ErrPrecondition)
-	require.NoError(t, b.DeleteMember(ctx, "a", http, drained.Key(), Condition{IfMatch: `"3"`}))
+	require.ErrorIs(t, b.DeleteMember(ctx, "a", http, drained.Key(), Condition{IfMatch: first.VIP.ETag()}), ErrPrecondition)
+	require.NoError(t, b.DeleteMember(ctx, "a", http, drained.Key(), Condition{IfMatch: rec.VIP.ETag()}))
 	rec, _, err = b.PutMember(ctx, "a", http, drained, Condition{})
 	require.NoError(t, err)
 	require.EqualValues(t, 2, rec.Listeners[1].Members[1].Index, "an index just given up is not used again")

@@ -2,6 +2,7 @@ package balancer_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -631,6 +632,39 @@ func TestMembersAreFoundByARP(t *testing.T) {
 		require.Equal(t, balancer.ProvisioningActive, v.Status.Provisioning)
 		require.Equal(t, balancer.OperatingNoMonitor, v.Status.Operating)
 	})
+}
+
+// A member has been what it is since some time, also one that nobody has ever heard of.
+func TestMembersAreWhatTheyAreSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, t.TempDir(), ring(simswitch.Options{}), lab.Options{})
+		v := s.pool(balancer.TCP, "h2")
+		v.Listeners[0].Pool.Members[0].Address = netip.MustParseAddr("10.0.0.77")
+		began := time.Now()
+		_, _, err := s.intents.Put(t.Context(), v, balancer.Condition{})
+		require.NoError(t, err)
+		synctest.Wait()
+		status := func() balancer.MemberStatus {
+			v, err := s.service.Get(t.Context(), "web")
+			require.NoError(t, err)
+			return *v.Listeners[0].Pool.Members[0].Status
+		}
+		unknown := status()
+		require.Equal(t, balancer.HealthUnknown, unknown.Health)
+		require.WithinRange(t, unknown.Since, began, time.Now())
+		text, err := json.Marshal(unknown)
+		require.NoError(t, err)
+		require.Contains(t, string(text), `"reason":`)
+		s.Pass(20 * time.Second)
+		down := status()
+		require.Equal(t, balancer.HealthDown, down.Health)
+		require.WithinRange(t, down.Since, unknown.Since.Add(time.Millisecond), time.Now())
+		s.Pass(20 * time.Second)
+		require.Equal(t, down, status())
+	})
+	text, err := json.Marshal(balancer.MemberStatus{})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"health":"","slots":0,"reason":""}`, string(text), "an empty reason is there")
 }
 
 func TestRestartWithTheSameIntentsSendsNothing(t *testing.T) {

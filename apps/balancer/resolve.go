@@ -80,6 +80,9 @@ func (a *App) relocate(c *controller.Context, addrs iter.Seq[netip.Addr]) {
 // elsewhere than it was.
 func (a *App) locateAddress(c *controller.Context, addr netip.Addr) bool {
 	l := a.members[addr]
+	if l.since.IsZero() {
+		l.since = c.Now
+	}
 	is := a.sight(c.Graph.Snapshot(), addr)
 	a.bind(c, addr, is.bound)
 	if is.known || is.kept {
@@ -205,11 +208,21 @@ func (a *App) resolving(c *controller.Context, v *vip) bool {
 	return false
 }
 
+// unask begins anew to count the requests without an answer: a member that was down for
+// them is unknown again.
+func (l *location) unask(now time.Time) {
+	if l.asks >= unresolvedAfter && !l.known {
+		l.since = now
+	}
+	l.asks = 0
+}
+
 // askAgain makes every unknown member due at once: something was plugged in.
 func (a *App) askAgain(c *controller.Context) {
 	for _, l := range a.members {
 		if !l.known {
-			l.asked, l.asks = time.Time{}, 0
+			l.asked = time.Time{}
+			l.unask(c.Now)
 		}
 	}
 	a.resolveSoon(c)
@@ -220,7 +233,7 @@ func (a *App) askAgain(c *controller.Context) {
 func (a *App) askSooner(c *controller.Context) {
 	for _, l := range a.members {
 		if !l.known {
-			l.asks = 0
+			l.unask(c.Now)
 		}
 	}
 	a.resolveSoon(c)
@@ -262,7 +275,9 @@ func (a *App) resolve(c *controller.Context) {
 			break
 		}
 		l.asked = c.Now
-		l.asks++
+		if l.asks++; l.asks == unresolvedAfter && !l.known {
+			l.since = c.Now // down
+		}
 		if l.known {
 			h, ok := l.find(c.Graph.Snapshot(), addr)
 			pin(c, l.host(), l.declared || ok && c.Now.Sub(h.LastSeen) < silentAfter)

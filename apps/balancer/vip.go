@@ -256,11 +256,11 @@ type ListenerStatus struct {
 // MemberStatus is the state of a member.
 type MemberStatus struct {
 	Health Health    `json:"health"`
-	Since  time.Time `json:"since,omitzero"`
+	Since  time.Time `json:"since,omitzero"`   // when that began, or the member was found elsewhere
 	Slots  int       `json:"slots"`            // slots it owns now
 	Switch string    `json:"switch,omitempty"` // where it is attached: 16 hex digits
 	Port   uint32    `json:"port,omitempty"`   // of that switch
-	Reason string    `json:"reason,omitempty"`
+	Reason string    `json:"reason"`
 }
 
 // ListenerKey names a listener of a VIP.
@@ -334,11 +334,12 @@ func (p Pool) Member(k MemberKey) int {
 	return -1
 }
 
-// ETag returns the entity tag of a document of that generation, with its quotes.
-func ETag(generation uint64) string { return `"` + strconv.FormatUint(generation, 10) + `"` }
-
-// ETag returns the entity tag of the document.
-func (v VIP) ETag() string { return ETag(v.Generation) }
+// ETag returns the entity tag of the document, with its quotes. No two documents of a
+// name have the same: generations begin again where a name is given again, or a backup is
+// restored.
+func (v VIP) ETag() string {
+	return fmt.Sprintf(`"%d-%.8s-%d"`, v.Generation, v.ID, v.UpdatedAt.UnixMilli())
+}
 
 // String returns the key as in the REST API: "tcp:80".
 func (k ListenerKey) String() string {

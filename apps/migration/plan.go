@@ -608,7 +608,8 @@ func (p *planner) blast(ps *PlannedStep, dpid ofproto.DPID, connected bool) {
 	}
 	slices.Sort(b.Hosts)
 	slices.Sort(b.Links)
-	b.Members = slices.Compact(slices.Sorted(slices.Values(b.Members)))
+	slices.Sort(b.Members)
+	b.Members = slices.Compact(b.Members)
 }
 
 // undo says how a step is taken back.

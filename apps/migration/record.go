@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/fairlead/fairlead/controller/documents"
@@ -302,9 +301,12 @@ type Migration struct {
 }
 
 // ETag returns the entity tag of the migration, with its quotes.
-func (m Migration) ETag() string { return etag(m.Revision) }
+// No two that had the same name have the same.
+func (m Migration) ETag() string { return etag(m.Revision, m.UpdatedAt) }
 
-func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+func etag(revision uint64, updated time.Time) string {
+	return fmt.Sprintf(`"%d-%d"`, revision, updated.UnixNano())
+}
 
 func (r *record) view(now time.Time) Migration {
 	m := Migration{

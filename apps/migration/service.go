@@ -196,7 +196,7 @@ func (c Condition) check(r *record) error {
 	switch {
 	case c.IfNoneMatch && r != nil:
 		return fmt.Errorf("%w: %s exists", ErrPrecondition, r.Description.Name)
-	case c.IfMatch != nil && (r == nil || !c.IfMatch(etag(r.Revision))):
+	case c.IfMatch != nil && (r == nil || !c.IfMatch(etag(r.Revision, r.UpdatedAt))):
 		return fmt.Errorf("%w: If-Match", ErrPrecondition)
 	}
 	return nil

@@ -11,8 +11,8 @@ import (
 // Watch is how an applied wave was watched since it waits for its confirmation. A
 // restart of the controller begins it anew.
 type Watch struct {
-	Times int       `json:"times"` // how often all of the wave was verified again
-	At    time.Time `json:"at"`    // when that ended last
+	Times int       `json:"times"`       // how often all of the wave was verified again
+	At    time.Time `json:"at,omitzero"` // when that ended last
 	// Doubts are what is worse than before the wave and has many causes, as sentences: a
 	// host that answers no switch may be switched off, a port that carries much more may
 	// be wanted. They do not take the wave back.
