@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -56,7 +58,7 @@ func backupCommand() *cobra.Command {
 	return clientCommand(&cobra.Command{
 		Use: "backup FILE", Short: "Copy everything that the server has stored into a file", Args: cobra.ExactArgs(1),
 		Long: "Copy everything that the server has stored into a file, or to standard output (-).\nThe server's keys are in it: keep it where nobody else reads it.",
-	}, outputs[:1], func(c *client, args []string) error {
+	}, outputs, func(c *client, args []string) error {
 		resp, err := c.send(c.ctx, call{method: http.MethodGet, path: "/v1/backup"})
 		if err != nil {
 			return err
@@ -80,8 +82,14 @@ func backupCommand() *cobra.Command {
 		if err != nil {
 			return refused(fmt.Errorf("backup: %w", err))
 		}
-		fmt.Fprintf(c.out, "%s: %d bytes\n", args[0], n)
-		return nil
+		body, err := json.Marshal(map[string]any{"file": args[0], "bytes": n})
+		if err != nil {
+			return err
+		}
+		return c.print(body, func(w *tabwriter.Writer) error {
+			fmt.Fprintf(w, "%s: %d bytes\n", args[0], n)
+			return nil
+		})
 	})
 }
 
@@ -90,18 +98,21 @@ func restoreCommand() *cobra.Command {
 		Use: "restore FILE", Short: "Have the server begin anew from a backup", Args: cobra.ExactArgs(1),
 		Long: "Have the server begin anew from a backup. What it has stored now is kept beside it as fairlead.db.replaced.\n" +
 			"Switches that were programmed after the backup was taken are held: see 'fairlead switch list' and 'fairlead switch confirm'.",
-	}, outputs[:1], func(c *client, args []string) error {
+	}, outputs, func(c *client, args []string) error {
 		b, err := os.ReadFile(args[0])
 		if err != nil {
-			return refused(err)
-		}
-		if len(bytes.TrimSpace(b)) == 0 {
-			return refused(fmt.Errorf("restore: %s is empty", args[0]))
-		}
-		if _, err := c.do(call{method: http.MethodPost, path: "/v1/restore", body: b, headers: []string{"Content-Type", "application/octet-stream"}}); err != nil {
 			return err
 		}
-		fmt.Fprintln(c.out, "restored; the server begins anew")
-		return nil
+		if len(bytes.TrimSpace(b)) == 0 {
+			return fmt.Errorf("%s is empty", args[0])
+		}
+		a, err := c.do(call{method: http.MethodPost, path: "/v1/restore", body: b, headers: []string{"Content-Type", "application/octet-stream"}})
+		if err != nil {
+			return err
+		}
+		return c.print(a.body, func(w *tabwriter.Writer) error {
+			fmt.Fprintln(w, "restored; the server begins anew")
+			return nil
+		})
 	})
 }

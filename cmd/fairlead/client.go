@@ -50,15 +50,15 @@ func clientCommand(cmd *cobra.Command, outputs []string, do func(c *client, args
 	fs := cmd.Flags()
 	server := fs.String("server", "", "`URL` of the server (or FAIRLEAD_SERVER; default "+defaultServer+")")
 	token := fs.String("token", "", "`TOKEN` for the server (or FAIRLEAD_TOKEN)")
-	output := fs.StringP("output", "o", outputs[0], strings.Join(outputs, "|"))
+	output := outputFlag(cmd, outputs)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		base := firstOf(*server, os.Getenv(envPrefix+"SERVER"), defaultServer)
 		u, err := url.Parse(base)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 			return fmt.Errorf("server: %q is not a URL such as %s", base, defaultServer)
 		}
-		if !slices.Contains(outputs, *output) {
-			return fmt.Errorf("output: %q is none of %s", *output, strings.Join(outputs, ", "))
+		if err := checkOutput(*output, outputs); err != nil {
+			return err
 		}
 		return do(&client{
 			base: strings.TrimRight(base, "/"), token: firstOf(*token, os.Getenv(envPrefix+"TOKEN")), output: *output,
@@ -66,6 +66,18 @@ func clientCommand(cmd *cobra.Command, outputs []string, do func(c *client, args
 		}, args)
 	}
 	return cmd
+}
+
+// outputFlag adds --output to a command; the first of outputs is the default.
+func outputFlag(cmd *cobra.Command, outputs []string) *string {
+	return cmd.Flags().StringP("output", "o", outputs[0], strings.Join(outputs, "|"))
+}
+
+func checkOutput(output string, outputs []string) error {
+	if !slices.Contains(outputs, output) {
+		return fmt.Errorf("output: %q is none of %s", output, strings.Join(outputs, ", "))
+	}
+	return nil
 }
 
 func firstOf(list ...string) string {
@@ -258,5 +270,26 @@ func (c *client) events(f func(typ string, data []byte) error) error {
 
 // waitFlag adds --wait to a command that writes.
 func waitFlag(cmd *cobra.Command) *time.Duration {
-	return cmd.Flags().Duration("wait", 0, "also wait, at most `DURATION`, until every switch concerned has acknowledged")
+	w := new(waitTime)
+	cmd.Flags().Var(w, "wait", "also wait, at most `DURATION`, until every switch concerned has acknowledged")
+	return (*time.Duration)(w)
 }
+
+// waitTime is a flag's value: a time that the server is ready to wait.
+type waitTime time.Duration
+
+// Set implements pflag.Value.
+func (w *waitTime) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 || d > northbound.MaxWait {
+		return fmt.Errorf("it is not a duration from 0s to %s, such as 5s", northbound.MaxWait)
+	}
+	*w = waitTime(d)
+	return nil
+}
+
+// String implements pflag.Value.
+func (w *waitTime) String() string { return time.Duration(*w).String() }
+
+// Type implements pflag.Value.
+func (w *waitTime) Type() string { return "duration" }

@@ -197,6 +197,35 @@ func (e fakeEvents) Subscribe(int) (<-chan northbound.Event, func()) {
 	return ch, func() {}
 }
 
+// fakeBackups has a backup of four bytes.
+type fakeBackups struct{}
+
+func (fakeBackups) Backup(w io.Writer) error {
+	_, err := io.WriteString(w, "data")
+	return err
+}
+
+func (fakeBackups) Restore(r io.Reader) error {
+	if b, err := io.ReadAll(r); err != nil || string(b) != "data" {
+		return northbound.ErrBadBackup
+	}
+	return nil
+}
+
+func TestBackupCommands(t *testing.T) {
+	r := newRig(t)
+	path := filepath.Join(t.TempDir(), "b")
+	require.Equal(t, path+": 4 bytes\n", r.done("backup "+path))
+	require.JSONEq(t, `{"file":"`+path+`","bytes":4}`, r.done("backup -o json "+path))
+	require.Equal(t, "data", r.done("backup -o yaml -"))
+	require.Equal(t, "restored; the server begins anew\n", r.done("restore "+path))
+	require.JSONEq(t, `{"restarting":true}`, r.done("restore --output json "+path))
+	require.Equal(t, "restarting: true\n", r.done("restore -o yaml "+path))
+	r.fails(exitUsage, "restore "+r.file(" \n"))
+	require.Contains(t, r.fails(exitRefused, "restore "+r.file("junk")), "not a backup")
+	r.fails(exitRefused, "backup "+path+"/x")
+}
+
 // rig is a server and the environment to reach it.
 type rig struct {
 	t       *testing.T
@@ -218,7 +247,7 @@ func newRig(t *testing.T) *rig {
 		{ID: 1, Type: northbound.EventLink},
 		{ID: 2, Type: northbound.EventVIP, Data: map[string]any{"name": "web"}},
 		{ID: 3, Type: northbound.EventMember, Data: map[string]any{"member": "10.0.0.2:8080"}},
-	}, Explainer: fakeExplainer{}, Measurer: fakeMeasurer{}, OVS: fakeBridges{}, Tokens: tokens, Log: slog.New(slog.DiscardHandler)}).Handler()
+	}, Explainer: fakeExplainer{}, Measurer: fakeMeasurer{}, OVS: fakeBridges{}, Backups: fakeBackups{}, Tokens: tokens, Log: slog.New(slog.DiscardHandler)}).Handler()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	r.url = srv.URL
@@ -531,11 +560,13 @@ func TestVIPWatchLagged(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	r := newRig(t)
 	require.Contains(t, r.done("version"), "fairlead ")
+	require.JSONEq(t, `{"version":"`+programVersion()+`"}`, r.done("version --output json"))
+	require.Contains(t, r.done("version -o yaml"), "version: ")
 	require.Contains(t, r.done("--help"), "Usage:")
 	require.Contains(t, r.done("vip --help"), "Usage:")
 	for _, line := range []string{"", "vip", "switch", "member", "fly", "vip fly", "version x", "vip list x", "vip list --fly", "vip get", "vip get a b",
 		"vip list -o xml", "vip list --server ftp://x", "vip list --server nonsense", "vip list --server http://", "serve x", "serve --fly",
-		"serve --stage fly", "vip delete a --wait x"} {
+		"serve --stage fly", "vip delete a --wait x", "vip delete a --wait -1s", "vip delete a --wait 2m", "version -o xml", "restore /nowhere"} {
 		errs := r.fails(exitUsage, line)
 		require.Contains(t, errs, "--help' for usage.\n", line)
 	}

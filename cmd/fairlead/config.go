@@ -104,7 +104,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			if cfg.exposed() {
-				cfg.logger(cmd.ErrOrStderr()).Warn("INSECURE: the REST API is open to the network without TLS or without tokens",
+				cfg.logger(cmd.ErrOrStderr()).Error("INSECURE: the REST API is open to the network without TLS or without tokens",
 					slog.String("http", cfg.HTTP), slog.Bool("tls", cfg.HTTPTLSCert != ""), slog.Bool("tokens", cfg.TokenFile != ""))
 			}
 			sockets, err := inheritedListeners()

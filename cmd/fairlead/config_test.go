@@ -193,8 +193,7 @@ func TestInsecureIsSaidLoudly(t *testing.T) {
 	var stderr bytes.Buffer
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	run(ctx, []string{"serve", "--http", "0.0.0.0:0", "--openflow", "127.0.0.1:0", "--insecure", "--data", t.TempDir()}, nil, new(bytes.Buffer), &stderr)
-	require.Contains(t, stderr.String(), "level=WARN")
+	run(ctx, []string{"serve", "--http", "0.0.0.0:0", "--openflow", "127.0.0.1:0", "--insecure", "--log-level", "error", "--data", t.TempDir()}, nil, new(bytes.Buffer), &stderr)
 	require.Contains(t, stderr.String(), "INSECURE")
 }
 

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 )
@@ -91,13 +93,23 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			fmt.Fprintf(cmd.OutOrStdout(), "fairlead %s\n", programVersion())
+	cmd := &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs}
+	output := outputFlag(cmd, outputs)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := checkOutput(*output, outputs); err != nil {
+			return err
+		}
+		body, err := json.Marshal(map[string]string{"version": programVersion()})
+		if err != nil {
+			return err
+		}
+		c := &client{output: *output, out: cmd.OutOrStdout()}
+		return c.print(body, func(w *tabwriter.Writer) error {
+			fmt.Fprintf(w, "fairlead %s\n", programVersion())
 			return nil
-		},
+		})
 	}
+	return cmd
 }
 
 // programVersion is what version and the server say of themselves.

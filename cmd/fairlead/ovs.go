@@ -334,7 +334,7 @@ func ovsRelease() *cobra.Command {
 				failed = append(failed, err)
 				continue
 			}
-			fmt.Fprintf(c.out, "%s released\n", oneLine(b))
+			failed = append(failed, c.done("%s released", oneLine(b)))
 		}
 		return errors.Join(failed...)
 	})

@@ -193,6 +193,10 @@ func TestOVSCommands(t *testing.T) {
 	out, code = do("ovs", "release", "unix:/a/b", "--all")
 	require.Zero(t, code, out)
 	require.Equal(t, []string{"GET /v1/ovs", "DELETE /v1/ovs/unix:%2Fa%2Fb/br0"}, asked)
+	require.Equal(t, "br0 released\n", out)
+	out, code = do("ovs", "release", "unix:/a/b", "br0", "-o", "json")
+	require.Zero(t, code, out)
+	require.Empty(t, out, "there is no document")
 	for _, args := range [][]string{
 		{"adopt", "unix:/a"}, {"adopt", "unix:/a", "br0", "--all"}, {"adopt", "here", "br0"}, {"adopt", "unix:/a", "br0", "--stage", "all"},
 		{"adopt", "unix:/a", "br0", "--controller", "tcp:host:1"}, {"release", "unix:/a"}, {"list", "here"}, {"show", "unix:/a"}, {"give"},
