@@ -1,6 +1,7 @@
 package northbound
 
 import (
+	"encoding"
 	"encoding/json"
 	"reflect"
 	"regexp"
@@ -33,6 +34,7 @@ type document struct {
 	Components struct {
 		Parameters map[string]struct{ Name, In string }
 		Schemas    map[string]struct {
+			Type       any
 			Properties map[string]json.RawMessage
 			Required   []string
 		}
@@ -139,6 +141,90 @@ func jsonFields(typ reflect.Type) (all, always []string) {
 	return all, always
 }
 
+// jsonType is the type that a value has in JSON; empty where its Go type does not say.
+func jsonType(typ reflect.Type) string {
+	for typ.Kind() == reflect.Pointer {
+		typ = typ.Elem()
+	}
+	switch {
+	case typ.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return "string" // times, addresses, durations
+	case typ.Implements(reflect.TypeFor[json.Marshaler]()):
+		return ""
+	}
+	switch typ.Kind() {
+	case reflect.String:
+		return "string"
+	case reflect.Bool:
+		return "boolean"
+	case reflect.Float64:
+		return "number"
+	case reflect.Slice:
+		return "array"
+	case reflect.Struct, reflect.Map:
+		return "object"
+	case reflect.Interface, reflect.Array: // hardware addresses, which their documents write
+		return ""
+	}
+	return "integer"
+}
+
+// requireTypes asserts that the properties of a schema have the types of the fields.
+func requireTypes(t *testing.T, d document, name string, typ reflect.Type) {
+	t.Helper()
+	for _, f := range reflect.VisibleFields(typ) {
+		field, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		raw, ok := d.Components.Schemas[name].Properties[field]
+		want := jsonType(f.Type)
+		if !ok || want == "" {
+			continue
+		}
+		var schema struct {
+			Ref  string `json:"$ref"`
+			Type any    // a name, or a list of them
+		}
+		require.NoError(t, json.Unmarshal(raw, &schema))
+		if schema.Ref != "" {
+			schema.Type = d.Components.Schemas[strings.TrimPrefix(schema.Ref, "#/components/schemas/")].Type
+		}
+		if one, ok := schema.Type.(string); ok {
+			require.Equal(t, want, one, "%s.%s", name, field)
+		} else if schema.Type != nil {
+			require.Contains(t, schema.Type, want, "%s.%s", name, field)
+		}
+	}
+}
+
+// What is asked for in documents of these is all that may be in them.
+func TestOpenAPIInputIsClosed(t *testing.T) {
+	_, text := openAPIOf(t, newRig(t))
+	var d struct {
+		Paths map[string]map[string]struct {
+			RequestBody struct {
+				Content map[string]struct {
+					Schema struct {
+						Ref string `json:"$ref"`
+					}
+				}
+			}
+		}
+		Components struct {
+			Schemas map[string]struct{ AdditionalProperties *bool }
+		}
+	}
+	require.NoError(t, json.Unmarshal(text, &d))
+	for path, ops := range d.Paths {
+		for method, op := range ops {
+			for kind, body := range op.RequestBody.Content {
+				if name := strings.TrimPrefix(body.Schema.Ref, "#/components/schemas/"); kind == "application/json" {
+					more := d.Components.Schemas[name].AdditionalProperties
+					require.True(t, more != nil && !*more, "%s %s: %s", method, path, name)
+				}
+			}
+		}
+	}
+}
+
 // The schemas have exactly the fields that the types have. What answers only have
 // requires what is always there.
 func TestOpenAPISchemas(t *testing.T) {
@@ -169,6 +255,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	} {
 		s, ok := d.Components.Schemas[name]
 		require.True(t, ok, name)
+		requireTypes(t, d, name, reflect.TypeOf(v))
 		all, always := jsonFields(reflect.TypeOf(v))
 		var props []string
 		for p := range s.Properties {

@@ -129,9 +129,9 @@ func ovsProblem(err error) error {
 	case errors.As(err, &refusal):
 		return problem(http.StatusConflict, "refused", "Refused", err.Error(), FieldError{Field: "bridge", Reason: refusal.Reason})
 	case errors.Is(err, ovsdb.ErrNotAdopted), errors.Is(err, ovsdb.ErrNoBridge):
-		return problem(http.StatusNotFound, "not-found", "Not found", err.Error())
+		return problem(http.StatusNotFound, "not-found", "Not found", strings.TrimPrefix(err.Error(), "ovsdb: "))
 	case errors.Is(err, ovsdb.ErrNotConnected):
-		return problem(http.StatusServiceUnavailable, "not-connected", "Endpoint not connected", err.Error())
+		return problem(http.StatusServiceUnavailable, "not-connected", "Endpoint not connected", strings.TrimPrefix(err.Error(), "ovsdb: "))
 	}
 	return err
 }

@@ -106,9 +106,9 @@ func problemOf(err error, r *http.Request) *Problem {
 		return problem(http.StatusConflict, "conflict", "Conflict",
 			conflict.Field+" conflicts with "+conflict.With, FieldError{Field: conflict.Field, Reason: "conflicts with " + conflict.With})
 	case errors.Is(err, balancer.ErrNotFound), errors.Is(err, ErrNotFound):
-		return problem(http.StatusNotFound, "not-found", "Not found", err.Error())
+		return problem(http.StatusNotFound, "not-found", "Not found", strings.TrimPrefix(err.Error(), "balancer: "))
 	case errors.Is(err, balancer.ErrPrecondition), errors.Is(err, ErrPrecondition):
-		return problem(http.StatusPreconditionFailed, "precondition", "Precondition failed", err.Error())
+		return problem(http.StatusPreconditionFailed, "precondition", "Precondition failed", strings.TrimPrefix(err.Error(), "balancer: "))
 	case errors.Is(err, ErrNotConnected):
 		return problem(http.StatusServiceUnavailable, "not-connected", "Switch not connected", err.Error())
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -110,6 +111,9 @@ func New(o Options) *Server {
 	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			infoOf(c.Request().Context()).route = c.Path()
+			if _, err := url.ParseQuery(c.Request().URL.RawQuery); err != nil {
+				return badField("query", "%s", err) // or what is broken would count as left out
+			}
 			return next(c)
 		}
 	})

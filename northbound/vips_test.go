@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,18 @@ func TestPreconditions(t *testing.T) {
 	r.refused(412, nil, "DELETE "+member, "", "If-Match", vipTag(3))
 	r.refused(412, nil, del, "", "If-Match", vipTag(3))
 	r.ok(204, del, "", "If-Match", vipTag(4))
+}
+
+func TestBrokenQueries(t *testing.T) {
+	r := newRig(t)
+	for _, query := range []string{"limit=%zz", "limit=1;after=web", "%"} {
+		req := httptest.NewRequest(http.MethodGet, "/v1/vips", nil)
+		req.URL.RawQuery = query
+		rec := httptest.NewRecorder()
+		r.s.Handler().ServeHTTP(rec, req)
+		requireProblem(t, reply{rec.Result(), rec.Body.Bytes()}, 400, []string{"query"})
+	}
+	r.ok(200, "GET /v1/vips?limit=1&after=%77eb", "")
 }
 
 func TestListVIPs(t *testing.T) {

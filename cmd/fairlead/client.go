@@ -62,10 +62,18 @@ func clientCommand(cmd *cobra.Command, outputs []string, do func(c *client, args
 		}
 		return do(&client{
 			base: strings.TrimRight(base, "/"), token: firstOf(*token, os.Getenv(envPrefix+"TOKEN")), output: *output,
-			ctx: cmd.Context(), in: cmd.InOrStdin(), out: cmd.OutOrStdout(),
+			ctx: cmd.Context(), in: cmd.InOrStdin(), out: printed{cmd.OutOrStdout()},
 		}, args)
 	}
 	return cmd
+}
+
+// printed is where commands print to. That it takes no more is no wrong usage.
+type printed struct{ to io.Writer }
+
+func (p printed) Write(b []byte) (int, error) {
+	n, err := p.to.Write(b)
+	return n, refused(err)
 }
 
 // outputFlag adds --output to a command; the first of outputs is the default.

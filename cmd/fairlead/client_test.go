@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -557,6 +558,11 @@ func TestVIPWatchLagged(t *testing.T) {
 	require.Contains(t, errs, "503")
 }
 
+// full is a disk that is.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
 func TestExitCodes(t *testing.T) {
 	r := newRig(t)
 	require.Contains(t, r.done("version"), "fairlead ")
@@ -564,9 +570,11 @@ func TestExitCodes(t *testing.T) {
 	require.Contains(t, r.done("version -o yaml"), "version: ")
 	require.Contains(t, r.done("--help"), "Usage:")
 	require.Contains(t, r.done("vip --help"), "Usage:")
+	require.Equal(t, r.done("vip get --help"), r.done("help vip get"))
+	require.Equal(t, r.done("--help"), r.done("help"))
 	for _, line := range []string{"", "vip", "switch", "member", "fly", "vip fly", "version x", "vip list x", "vip list --fly", "vip get", "vip get a b",
 		"vip list -o xml", "vip list --server ftp://x", "vip list --server nonsense", "vip list --server http://", "serve x", "serve --fly",
-		"serve --stage fly", "vip delete a --wait x", "vip delete a --wait -1s", "vip delete a --wait 2m", "version -o xml", "restore /nowhere"} {
+		"serve --stage fly", "vip delete a --wait x", "vip delete a --wait -1s", "vip delete a --wait 2m", "version -o xml", "restore /nowhere", "help fly", "help vip fly"} {
 		errs := r.fails(exitUsage, line)
 		require.Contains(t, errs, "--help' for usage.\n", line)
 	}
@@ -579,6 +587,11 @@ func TestExitCodes(t *testing.T) {
 		errs := r.fails(exitRefused, line)
 		require.Contains(t, errs, says, line)
 		require.NotContains(t, errs, "--help", line)
+	}
+	for _, line := range []string{"vip list", "vip list -o json", "vip list -o yaml", "switch stage 1 steer", "version"} {
+		var errs bytes.Buffer
+		require.Equal(t, exitRefused, run(context.Background(), strings.Fields(line), nil, full{}, &errs), line)
+		require.Contains(t, errs.String(), "no space left", line)
 	}
 	t.Setenv("FAIRLEAD_TOKEN", "")
 	require.Contains(t, r.fails(exitRefused, "vip list"), "Unauthorized")

@@ -73,7 +73,27 @@ func rootCommand() *cobra.Command {
 		serveCommand(), vipCommand(), memberCommand(), switchCommand(), ovsCommand(), migrateCommand(), topologyCommand(), explainCommand(), reachabilityCommand(), backupCommand(), restoreCommand(), lldpKeyCommand(), versionCommand())
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpCommand(helpCommand(root))
 	return root
+}
+
+// helpCommand prints what --help does. Other than cobra's own, it does not take a command
+// that there is none of for done.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND…]", Short: "Help about a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return fmt.Errorf("%s has no command %q", cmd.CommandPath(), rest[0])
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	}
 }
 
 // group is a command that is nothing without one of its subcommands.
@@ -103,7 +123,7 @@ func versionCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		c := &client{output: *output, out: cmd.OutOrStdout()}
+		c := &client{output: *output, out: printed{cmd.OutOrStdout()}}
 		return c.print(body, func(w *tabwriter.Writer) error {
 			fmt.Fprintf(w, "fairlead %s\n", programVersion())
 			return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -49,12 +50,14 @@ func (c *client) printYAML(body []byte) error {
 		}
 	}
 	block(&doc)
-	enc := yaml.NewEncoder(c.out)
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
-	if err := enc.Encode(&doc); err != nil {
+	if err := errors.Join(enc.Encode(&doc), enc.Close()); err != nil {
 		return err
 	}
-	return enc.Close()
+	_, err := c.out.Write(b.Bytes())
+	return err
 }
 
 // printPage writes a list.

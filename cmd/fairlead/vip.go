@@ -68,13 +68,11 @@ func vipApply() *cobra.Command {
 				continue // one refused VIP does not hold up the others
 			}
 			done.Items = append(done.Items, bytes.TrimSpace(a.body))
-			if c.output == "table" {
-				verb := "applied"
-				if a.status == http.StatusCreated {
-					verb = "created"
-				}
-				fmt.Fprintf(c.out, "vip %s %s\n", d.name, verb)
+			verb := "applied"
+			if a.status == http.StatusCreated {
+				verb = "created"
 			}
+			errs = append(errs, c.done("vip %s %s", d.name, verb))
 		}
 		if c.output != "table" {
 			errs = append(errs, c.printPage(done, nil))
@@ -338,7 +336,8 @@ func vipDelete() *cobra.Command {
 // done reports a write that has no document for an answer.
 func (c *client) done(format string, args ...any) error {
 	if c.output == "table" {
-		fmt.Fprintf(c.out, format+"\n", args...)
+		_, err := fmt.Fprintf(c.out, format+"\n", args...)
+		return err
 	}
 	return nil
 }
