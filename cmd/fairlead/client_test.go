@@ -558,6 +558,27 @@ func TestVIPWatchLagged(t *testing.T) {
 	require.Contains(t, errs, "503")
 }
 
+// What is a text in JSON is one in YAML, whoever reads it.
+func TestYAMLKeepsTexts(t *testing.T) {
+	var out bytes.Buffer
+	c := &client{out: &out, output: "yaml"}
+	require.NoError(t, c.print([]byte(`["on","No","y","12:34:56:01:02:03","0000000000000001","1e3","null","web","02:46:4c:00:00:01","5s",1,true,null]`), nil))
+	require.Equal(t, `- "on"
+- "No"
+- "y"
+- "12:34:56:01:02:03"
+- "0000000000000001"
+- "1e3"
+- "null"
+- web
+- 02:46:4c:00:00:01
+- 5s
+- 1
+- true
+- null
+`, out.String())
+}
+
 // full is a disk that is.
 type full struct{}
 

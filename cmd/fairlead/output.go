@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 
@@ -36,6 +37,10 @@ func (c *client) print(body []byte, table func(*tabwriter.Writer) error) error {
 	return tw.Flush()
 }
 
+// otherInYAML11 are strings that are truths or numbers to readers of YAML 1.1, which many
+// still are.
+var otherInYAML11 = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$|^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$`)
+
 // printYAML writes JSON, which is YAML, in block style.
 func (c *client) printYAML(body []byte) error {
 	var doc yaml.Node
@@ -45,6 +50,9 @@ func (c *client) printYAML(body []byte) error {
 	var block func(*yaml.Node)
 	block = func(n *yaml.Node) {
 		n.Style = 0 // strings that would read as something else are quoted all the same
+		if n.Tag == "!!str" && otherInYAML11.MatchString(n.Value) {
+			n.Style = yaml.DoubleQuotedStyle
+		}
 		for _, k := range n.Content {
 			block(k)
 		}

@@ -174,7 +174,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 		g.Go(func() error { return runAnnounce(ctx, *cfg.Announce, state, vips, core, log) })
 	}
 	log.Info("ready", slog.String("openflow", openflow.Addr().String()), slog.Bool("tls", conf != nil),
-		slog.String("http", http.Addr().String()), slog.Int("vips", len(records)), slog.String("stage", cfg.Stage))
+		slog.String("http", http.Addr().String()), slog.Int("vips", len(records)), slog.String("stage", cfg.Stage), slog.String("name", cfg.Name))
 	// The one line on standard output, for those who wait for it.
 	fmt.Printf("fairlead ready openflow=%s http=%s\n", openflow.Addr(), http.Addr())
 	return g.Wait()
