@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,6 +101,7 @@ func serveCommand() *cobra.Command {
 		Long: "Run the controller.\n\nEvery flag is also a key of the YAML configuration and an environment variable:\n" +
 			"--tls-cert is tls-cert and FAIRLEAD_TLS_CERT. Flags go before the environment, the environment before the file.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			signal.Ignore(syscall.SIGPIPE) // the controller goes on when who reads its log does not
 			cfg, err := loadConfig(cmd)
 			if err != nil {
 				return err

@@ -54,8 +54,16 @@ func program(args ...string) *exec.Cmd {
 func serveProcess(t *testing.T, data string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, data: data}
+	p.start(&p.log, args...)
+	return p
+}
+
+// start runs the program with its log going to a writer.
+func (p *process) start(log io.Writer, args ...string) {
+	t, data := p.t, p.data
+	t.Helper()
 	p.cmd = program(append([]string{"serve", "--openflow", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data", data}, args...)...)
-	p.cmd.Stderr = &p.log
+	p.cmd.Stderr = log
 	out, err := p.cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, p.cmd.Start())
@@ -69,7 +77,23 @@ func serveProcess(t *testing.T, data string, args ...string) *process {
 			p.http = a
 		}
 	}
-	return p
+}
+
+// TestZ06LogThatNobodyReads takes the reader of the log away, as a restart of what collects
+// logs does.
+func TestZ06LogThatNobodyReads(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	p := &process{t: t, data: t.TempDir()}
+	p.start(w)
+	require.NoError(t, w.Close())
+	require.NoError(t, r.Close())
+	for i := range 3 {
+		status, _, body := p.ask("PUT", "/v1/vips/web", fmt.Sprintf(`{"address":"10.0.0.%d"}`, i+1))
+		require.Contains(t, []int{200, 201}, status, "%s", body)
+	}
+	p.stop()
+	require.Zero(t, p.cmd.ProcessState.ExitCode(), "%s", p.cmd.ProcessState)
 }
 
 func (p *process) stop() {
