@@ -46,7 +46,8 @@ const beyondTTL = 10 * time.Second
 // serve runs the controller until ctx ends, or until a backup was restored
 // (errRestored). The switches are left as they are.
 func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
-	log := cfg.logger(os.Stderr)
+	log, end := cfg.queuedLogger(os.Stderr)
+	defer end()
 	growHeap()
 	if err := noCoreDumps(); err != nil {
 		log.Warn("core dumps stay possible", "error", err)
