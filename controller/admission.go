@@ -47,6 +47,7 @@ const (
 var (
 	errTooMany     = errors.New("too many connections")
 	errTooManyPeer = errors.New("too many connections from this address")
+	errEvicted     = errors.New("closed to make room: too many connections have not finished the handshake")
 )
 
 // admission bounds and orders what connections may ask of the controller.

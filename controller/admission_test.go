@@ -283,6 +283,7 @@ func TestC11AcceptOutlivesAWantOfDescriptors(t *testing.T) {
 func TestReasonsHaveNames(t *testing.T) {
 	require.Equal(t, "tls", reasonOf(fmt.Errorf("%w: x", errTLS)))
 	require.Equal(t, "timeout", reasonOf(fmt.Errorf("features: %w", errHandshake)))
+	require.Equal(t, "not_openflow", reasonOf(fmt.Errorf("ofproto: read: %w: it speaks TLS", ofproto.ErrNotOpenFlow)))
 	require.Equal(t, "ended", reasonOf(errors.New("EOF")))
 }
 
@@ -402,10 +403,17 @@ func TestQueuesAreBounded(t *testing.T) {
 		b := bindings{of: map[ofproto.DPID]Binding{}}
 		cert := certificateOf(t, "switch")
 		var err error
-		for i := range maxBindings + 10 {
+		for i := range 10 * maxBindingsOfKey {
 			err = b.check(t.Context(), ofproto.DPID(i), cert, time.Now())
 		}
 		require.ErrorIs(t, err, errIdentity)
+		require.Len(t, b.of, maxBindingsOfKey, "of one key")
+		for i := range maxBindings { // of others
+			if _, ok := b.of[ofproto.DPID(i)]; !ok {
+				b.of[ofproto.DPID(i)] = Binding{}
+			}
+		}
+		require.ErrorIs(t, b.check(t.Context(), maxBindings+1, certificateOf(t, "another"), time.Now()), errIdentity)
 		require.Len(t, b.of, maxBindings)
 	})
 }

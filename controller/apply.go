@@ -33,9 +33,9 @@ const (
 	auditEvery = 45 * time.Second
 	retryFirst = time.Second
 	retryMost  = time.Minute
-	// lossesFree is how often a part that the switch has dropped entries of is repaired
-	// at once; then it waits as one that was refused. lossForget is for how long no entry
-	// is dropped until that is forgotten.
+	// lossesFree is how often a part that the switch has dropped entries of, or does not
+	// hold at a read-back, is repaired at once; then it waits as one that was refused.
+	// lossForget is for how long it is held until that is forgotten.
 	lossesFree = 5
 	lossForget = 2 * retryMost
 	// readsMost is how often in a row a switch is read back for one part's sake: what
@@ -49,6 +49,9 @@ const (
 	quietLeast = 5 * time.Millisecond
 	quietMost  = 100 * time.Millisecond
 	hotMost    = time.Second
+	// doubtEvery is the time between two read-backs because a switch may not hold what it
+	// has accepted.
+	doubtEvery = 10 * time.Second
 	// hostsEvery is the time between two plans with hosts that are new or gone. They are
 	// in no hurry, and every plan has Open vSwitch look at all flows of its datapath
 	// again: with a plan for each host that a flood invents it lost packets of others.
@@ -69,10 +72,11 @@ type loss struct {
 	last  time.Time // when it was lost
 	until time.Time // not repaired before
 	open  bool      // not repaired yet
+	doubt bool      // repaired, which counts when a read-back has seen it
 }
 
 // errLost is the fault of a part that is not repaired at once any more.
-var errLost = errors.New("the switch drops its entries again and again")
+var errLost = errors.New("the switch drops entries of it again and again, or does not hold those that it accepts")
 
 // attachAndWork joins the core and then keeps the switch at its desired state
 // until the connection ends.
@@ -513,6 +517,9 @@ func (w *worker) take(ctx context.Context) error {
 	w.mu.Lock()
 	reread := w.reread
 	w.reread = false
+	if due := w.rereadDue; !due.IsZero() && !due.After(now) {
+		reread, w.rereadDue, w.doubtedAt = true, time.Time{}, now
+	}
 	w.mu.Unlock()
 	if reread && w.installed == nil {
 		in, err := w.readBack(ctx)
@@ -559,8 +566,8 @@ func (w *worker) flowsRemoved(now time.Time, results map[flowtable.PartKey]error
 	}
 }
 
-// lost notes that the switch has dropped an entry of a part, and says whether the part
-// has to wait for being repaired. A switch that drops one entry for another, or somebody
+// lost notes that the switch has dropped an entry of a part, or was found not to hold it,
+// and says whether the part has to wait for being repaired. A switch that drops one entry for another, or somebody
 // who deletes what is not his, would else be answered as fast as he can.
 func (w *worker) lost(key flowtable.PartKey, now time.Time) (waits bool) {
 	l := w.losses[key]
@@ -585,12 +592,27 @@ func (w *worker) lost(key flowtable.PartKey, now time.Time) (waits bool) {
 // adopt compares a read-back with what is desired; after the first, the gate is asked.
 func (w *worker) adopt(ctx context.Context, results map[flowtable.PartKey]error) {
 	foreign := w.table.Foreign()
-	w.table.ReadBack(w.installed, func(key flowtable.PartKey) bool { return w.retries[key].room })
+	now := time.Now()
+	found := w.table.ReadBack(w.installed, func(key flowtable.PartKey) bool {
+		return w.retries[key].room || w.losses[key].until.After(now)
+	})
 	if w.table.Foreign() < foreign {
 		w.roomBeside()
 	}
 	w.installed = nil
 	if w.ready {
+		for _, key := range found {
+			if _, failed := w.retries[key]; !failed && w.lost(key, now) {
+				results[key] = errLost
+			}
+		}
+		for key, l := range w.losses {
+			if l.doubt && !l.open {
+				l.doubt = false
+				w.losses[key] = l
+				results[key] = w.compiled[key].refused
+			}
+		}
 		return
 	}
 	w.ready = true
@@ -662,6 +684,11 @@ func (w *worker) build(src Source) (p flowtable.Part, err error) {
 // hot.
 func (w *worker) nextRetry() time.Duration {
 	next := time.Hour
+	w.mu.Lock()
+	if !w.rereadDue.IsZero() {
+		next = max(time.Until(w.rereadDue), 0)
+	}
+	w.mu.Unlock()
 	for _, h := range w.hot {
 		next = min(next, max(time.Until(w.coolAt(h)), 0))
 	}
@@ -688,11 +715,15 @@ func (w *worker) report(ctx context.Context, plan *flowtable.Plan, failed map[fl
 		}
 		results[key] = err
 		if err == nil {
-			if l, ok := w.losses[key]; ok {
-				l.open = false
-				w.losses[key] = l
-			}
 			results[key] = w.compiled[key].refused
+			if l, ok := w.losses[key]; ok {
+				l.open, l.doubt = false, l.count > lossesFree
+				w.losses[key] = l
+				if l.doubt {
+					results[key] = errLost
+					w.doubt()
+				}
+			}
 			room = room || w.retries[key].room
 			delete(w.retries, key)
 			continue

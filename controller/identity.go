@@ -44,8 +44,13 @@ type Bindings interface {
 	Unbind(ctx context.Context, dpid ofproto.DPID) error
 }
 
-// maxBindings bounds what holders of good certificates can make the store keep.
-const maxBindings = 1 << 16
+// maxBindings bounds what holders of good certificates can make the store keep, and
+// maxBindingsOfKey how many ids one of them can take that nobody has vouched for. A
+// hypervisor has one certificate for all its bridges.
+const (
+	maxBindings      = 1 << 16
+	maxBindingsOfKey = 256
+)
 
 // tlsTimeout is how long the TLS handshake may take.
 const tlsTimeout = 10 * time.Second
@@ -101,6 +106,9 @@ func (b *bindings) check(ctx context.Context, dpid ofproto.DPID, cert *x509.Cert
 	case !ok && len(b.of) >= maxBindings:
 		b.mu.Unlock()
 		return fmt.Errorf("%w: %d datapath ids are bound already", errIdentity, maxBindings)
+	case !ok && len(names) == 0 && b.ofKey(bind.Key) >= maxBindingsOfKey:
+		b.mu.Unlock()
+		return fmt.Errorf("%w: %d datapath ids are bound to its key already; one that names them is good for more", errIdentity, maxBindingsOfKey)
 	}
 	b.of[dpid] = bind
 	b.mu.Unlock()
@@ -118,6 +126,16 @@ func (b *bindings) check(ctx context.Context, dpid ofproto.DPID, cert *x509.Cert
 		return fmt.Errorf("controller: bind certificate: %w", err)
 	}
 	return nil
+}
+
+// ofKey counts the datapath ids bound to a key. The caller holds mu.
+func (b *bindings) ofKey(key string) (n int) {
+	for _, bound := range b.of {
+		if bound.Key == key {
+			n++
+		}
+	}
+	return n
 }
 
 // get returns the binding of a datapath id.

@@ -112,6 +112,8 @@ type session struct {
 	complete  bool // sources has held every part once
 	removed   []removedFlow
 	reread    bool
+	rereadDue time.Time // reread is due then; zero: it is not
+	doubtedAt time.Time // when it last was
 	// othersFreed: entries that are not ours are gone, so that there may be room.
 	othersFreed bool
 	confirmed   bool       // an operator lets the switch be written to; see gate.go
@@ -148,6 +150,7 @@ func (c *Controller) serve(ctx context.Context, nc net.Conn) error {
 	case attached || err == nil || ctx.Err() != nil:
 	case evicted:
 		c.admission.count("evicted")
+		return errEvicted
 	default:
 		c.admission.count(reasonOf(err))
 		if !e.addr.IsLoopback() { // all of this machine share that address
@@ -165,7 +168,7 @@ func reasonOf(err error) string {
 	}{
 		{errInsecure, "plain_tcp"}, {errTLS, "tls"}, {errIdentity, "certificate"}, {errTooMany, "connections"}, {errTooManyPeer, "connections_of_peer"},
 		{errDuplicate, "duplicate"}, {errVersion, "version"}, {errNoHello, "no_hello"}, {errAuxiliary, "auxiliary"}, {errHandshake, "timeout"},
-		{errPanic, "panic"},
+		{errPanic, "panic"}, {ofproto.ErrNotOpenFlow, "not_openflow"},
 	} {
 		if errors.Is(err, r.err) {
 			return r.name
@@ -334,10 +337,12 @@ func (s *session) introduce(ctx context.Context) (*ofproto.FeaturesReply, error)
 	if err := s.c.bindings.check(ctx, s.dpid, s.cert, time.Now()); err != nil {
 		if errors.Is(err, errIdentity) {
 			args := []any{"dpid", s.dpid.String(), "peer", s.peer.String(), "error", err}
-			if s.cert != nil {
+			of := s.dpid.String()
+			if s.cert != nil { // who claims one id after the other is one that does
+				of = keyOf(s.cert)
 				args = append(args, certificateLog(s.cert))
 			}
-			s.c.alarm("identity "+s.dpid.String(), "switch refused", args...)
+			s.c.alarm("identity "+of, "switch refused", args...)
 		}
 		return nil, err
 	}
@@ -764,7 +769,31 @@ func (s *session) failed(xid uint32, m *ofproto.Error) {
 	}
 	s.mu.Unlock()
 	if !ok {
+		s.late(xid, m)
 		s.logLimited(1, slog.LevelWarn, "switch reports an error", "xid", xid, "error", m)
+	}
+}
+
+// late has the switch read back for an error of a message that a barrier had it carried
+// out: there are switches that answer a barrier before they know.
+func (s *session) late(xid uint32, m *ofproto.Error) {
+	switch m.Type {
+	case ofproto.ErrorBadAction, ofproto.ErrorBadInstruction, ofproto.ErrorBadMatch, ofproto.ErrorFlowModFailed, ofproto.ErrorGroupModFailed, ofproto.ErrorMeterModFailed:
+	default:
+		return
+	}
+	if xid != 0 { // packet-outs have none
+		s.doubt()
+		s.wake()
+	}
+}
+
+// doubt has the switch read back, soon if it was not for a while.
+func (s *session) doubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rereadDue.IsZero() {
+		s.rereadDue = s.doubtedAt.Add(doubtEvery)
 	}
 }
 

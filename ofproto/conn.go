@@ -25,6 +25,8 @@ var (
 	ErrTorn = errors.New("torn multipart reply")
 	// ErrTooLarge says that a multipart reply went over MaxMultipart. What came of it is void.
 	ErrTooLarge = errors.New("multipart reply too large")
+	// ErrNotOpenFlow says that the peer began with what is no version of OpenFlow.
+	ErrNotOpenFlow = errors.New("peer does not speak OpenFlow")
 	// ErrNoReply says that a message was handed to Request that has no reply.
 	ErrNoReply = errors.New("message has no reply")
 )
@@ -629,6 +631,7 @@ func (c *Conn) read() error {
 		buf   = make([]byte, minReadBuffer)
 		have  int          // bytes of buf that were read and not yet handled
 		since = time.Now() // when it began to wait for the next whole message
+		first = true       // nothing came yet
 		asked bool         // a keepalive was sent since
 		until time.Time    // the read deadline that is set
 	)
@@ -643,6 +646,13 @@ func (c *Conn) read() error {
 		used := 0
 		for !c.ended() {
 			b := buf[used:have]
+			if first && len(b) > 0 {
+				// Not what is taken for a length is waited for.
+				if err := speaks(b[0]); err != nil {
+					return fmt.Errorf("ofproto: read: %w", err)
+				}
+				first = false
+			}
 			if len(b) < HeaderLen {
 				break
 			}
@@ -688,6 +698,18 @@ func (c *Conn) read() error {
 			return fmt.Errorf("ofproto: read: %w", err)
 		}
 	}
+}
+
+// speaks says whether a peer that begins with a byte may speak OpenFlow, of whatever
+// version.
+func speaks(b byte) error {
+	switch {
+	case b == 0x16: // of a TLS record (RFC 8446 §5.1)
+		return fmt.Errorf("%w: it speaks TLS", ErrNotOpenFlow)
+	case b == 0 || b > 0x0f && b < 0x80: // above are versions for experiments (§7.1)
+		return ErrNotOpenFlow
+	}
+	return nil
 }
 
 // setReadDeadline makes the next read return when there is something to do about

@@ -658,7 +658,8 @@ func TestConnReleases(t *testing.T) {
 		"peer closes": {func(e *ends, _ context.CancelFunc) { e.peer.Close() }, nil},
 		"close":       {func(e *ends, _ context.CancelFunc) { e.Close() }, net.ErrClosed},
 		"context":     {func(_ *ends, cancel context.CancelFunc) { cancel() }, context.Canceled},
-		"bad bytes":   {func(e *ends, _ context.CancelFunc) { e.peer.bytes(make([]byte, 8)) }, ErrLength},
+		"bad bytes":   {func(e *ends, _ context.CancelFunc) { e.peer.bytes([]byte{4, 0, 0, 0, 0, 0, 0, 0}) }, ErrLength},
+		"TLS":         {func(e *ends, _ context.CancelFunc) { e.peer.bytes([]byte{0x16}) }, ErrNotOpenFlow},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -491,11 +491,11 @@ func (in *Installed) AddGroup(id ofproto.GroupID, typ ofproto.GroupType, buckets
 // complete desired state, for what is stale is deleted.
 //
 // Parts for which waits says so are left as they are: that the switch does not hold them
-// is known. It may be nil.
-func (t *Table) ReadBack(in *Installed, waits func(PartKey) bool) {
+// is known. It may be nil. The parts returned became dirty only now.
+func (t *Table) ReadBack(in *Installed, waits func(PartKey) bool) (found []PartKey) {
 	t.meters.has, t.meters.refused, t.meters.settled = in.meters, nil, false
 	if in.table == t && t.unchanged(in) {
-		return
+		return nil
 	}
 	t.foreign = in.foreign
 	t.adoptFlows(in)
@@ -534,9 +534,13 @@ func (t *Table) ReadBack(in *Installed, waits func(PartKey) bool) {
 	delete(t.queued, PartKey{})
 	slices.SortFunc(dirty, comparePartKeys)
 	for _, key := range dirty {
+		if !t.queued[key] {
+			found = append(found, key)
+		}
 		t.MarkDirty(key)
 	}
 	t.MarkDirty(PartKey{})
+	return found
 }
 
 // unchanged says whether a read-back found nothing but what was known. What is not as

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -370,6 +371,26 @@ func TestC12Flapping(t *testing.T) {
 
 // TestC14PortsDuringHandshake changes ports between any two messages of the
 // handshake: what is known in the end is the truth.
+// TestC01NotOpenFlow has peers begin with what is another protocol: they are told from slow
+// ones at once, by the first byte.
+func TestC01NotOpenFlow(t *testing.T) {
+	for begin, says := range map[string]string{
+		"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03": "it speaks TLS", "\x16": "it speaks TLS",
+		"GET / HTTP/1.1\r\n\r\n": "does not speak OpenFlow", "SSH-2.0-x\r\n": "does not speak OpenFlow", "\x00": "does not speak OpenFlow",
+	} {
+		t.Run(strconv.Quote(begin), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := start(t, options{})
+				p := r.peer()
+				p.raw([]byte(begin))
+				require.Less(t, took(t, 15*time.Second, "closed", p.over), time.Second)
+				eventually(t, time.Second, "told", func() bool { return len(r.logs.with(says)) == 1 })
+				require.EqualValues(t, 1, r.core.Counters().Refused["not_openflow"])
+			})
+		})
+	}
+}
+
 // TestC12NoiseOfManyConnections has peers connect one after the other that each send a
 // message which cannot be read: the log does not grow by each.
 func TestC12NoiseOfManyConnections(t *testing.T) {

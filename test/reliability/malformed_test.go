@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
 	"github.com/fairlead/fairlead/ofproto"
 	"github.com/fairlead/fairlead/test/faultproxy"
@@ -528,6 +529,51 @@ func TestP08RefusalsOfManyParts(t *testing.T) {
 		sw, _ := w.known(7)
 		require.NotEmpty(t, sw.Faults)
 		w.unaffected()
+	})
+}
+
+// TestP08LateErrors has a switch answer a barrier before it says what it refuses.
+func TestP08LateErrors(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := start(t, options{})
+		o := hosted(7)
+		o.holds = true
+		var late atomic.Bool
+		var refused []frame
+		o.override = func(f frame, m ofproto.Message) (out [][]byte, ok bool) {
+			switch m := m.(type) {
+			case *ofproto.FlowMod:
+				if late.Load() && m.Command == ofproto.FlowAdd {
+					refused = append(refused, f)
+					return nil, true
+				}
+			case *ofproto.BarrierRequest:
+				out = reply(f.XID, &ofproto.BarrierReply{})
+				for _, f := range refused {
+					out = append(out, refusal(f, ofproto.ErrorBadAction, 4)...)
+				}
+				refused = nil
+				return out, true
+			}
+			return nil, false
+		}
+		p := r.scripted(o)
+		r.ready(7)
+		late.Store(true)
+		before := p.mods()
+		require.Equal(t, 1, p.lose(func(f ofproto.FlowStats) bool { return f.Priority == controller.PrioMark }))
+		d := took(t, 10*time.Minute, "told", func() bool { sw, _ := r.known(7); return len(sw.Faults) > 0 })
+		t.Logf("told after %v and %d mods", d, p.mods()-before)
+		require.LessOrEqual(t, d, time.Minute)
+		late.Store(false)
+		took(t, 2*time.Minute, "healed", func() bool { sw, _ := r.known(7); return len(sw.Faults) == 0 })
+		// Who sends nothing but errors is not read without end.
+		reads := len(p.took(ofproto.TypeMultipartRequest))
+		for i := range 1000 {
+			p.send(uint32(i), &ofproto.Error{Type: ofproto.ErrorBadAction})
+			time.Sleep(20 * time.Millisecond)
+		}
+		require.Less(t, len(p.took(ofproto.TypeMultipartRequest))-reads, 15)
 	})
 }
 

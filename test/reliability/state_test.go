@@ -704,6 +704,39 @@ func TestS14ShortLivedFlows(t *testing.T) {
 	t.Logf("%d flows expired: heap %+d B", n, heap()-before)
 }
 
+// TestS15LiarAboutOneVIP has a switch accept the entries of one VIP and not hold them, which
+// it does with all others: the VIP is not said to be active for good.
+func TestS15LiarAboutOneVIP(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var lies atomic.Bool
+		lies.Store(true)
+		is := "=" + vipAddr(2).String()
+		r := single(t, 3, options{}, simswitch.Options{Ignore: func(m ofproto.Message) bool {
+			f, ok := m.(*ofproto.FlowMod)
+			return ok && lies.Load() && f.Command == ofproto.FlowAdd && f.Table == controller.TableVIP && strings.Contains(f.Match.String(), is)
+		}})
+		good, bad := r.install(r.vip(1, "h2", "h3")), r.put(r.vip(2, "h2", "h3"))
+		mods := r.mods()
+		d := took(t, 10*time.Minute, "the VIP is not said to be active", func() bool {
+			return r.status(vipName(2)).VIP.Provisioning == balancer.ProvisioningError
+		})
+		t.Logf("told after %v and %d mods", d, r.mods()-mods)
+		sw, _ := r.known(1)
+		require.Contains(t, fmt.Sprint(sw.Faults), "does not hold those that it accepts")
+		require.Equal(t, balancer.ProvisioningActive, r.status(vipName(1)).VIP.Provisioning)
+		r.learn()
+		require.NotEmpty(t, r.serves("h1", 4000, good))
+		time.Sleep(10 * time.Minute)
+		require.Less(t, r.mods()-mods, 200)
+
+		lies.Store(false)
+		took(t, 2*time.Minute, "healed", func() bool { return r.status(vipName(2)).VIP.Provisioning == balancer.ProvisioningActive })
+		r.learn()
+		require.NotEmpty(t, r.serves("h1", 4001, bad))
+		r.noFaults()
+	})
+}
+
 func TestS16PortReturnsUnderAnotherNumber(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, _ := tapped(t, 4, simswitch.Options{}, faultproxy.Options{})
