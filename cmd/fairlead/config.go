@@ -106,15 +106,21 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if cfg.exposed() {
-				cfg.logger(cmd.ErrOrStderr()).Error("INSECURE: the REST API is open to the network without TLS or without tokens",
-					slog.String("http", cfg.HTTP), slog.Bool("tls", cfg.HTTPTLSCert != ""), slog.Bool("tokens", cfg.TokenFile != ""))
-			}
 			sockets, err := inheritedListeners()
 			if err != nil {
 				return refused(err)
 			}
 			defer sockets.close()
+			if l := sockets[httpSocket]; l != nil && l.Addr().Network() == "tcp" {
+				cfg.HTTP = l.Addr().String() // and not what it would be
+				if err := cfg.check(); err != nil {
+					return err
+				}
+			}
+			if cfg.exposed() {
+				cfg.logger(cmd.ErrOrStderr()).Error("INSECURE: the REST API is open to the network without TLS or without tokens",
+					slog.String("http", cfg.HTTP), slog.Bool("tls", cfg.HTTPTLSCert != ""), slog.Bool("tokens", cfg.TokenFile != ""))
+			}
 			for {
 				if err := serve(cmd.Context(), cfg, sockets); !errors.Is(err, errRestored) {
 					return refused(err)

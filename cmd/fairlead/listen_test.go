@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -72,5 +75,40 @@ func TestU01SocketsOutliveTheProcess(t *testing.T) {
 
 		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 		require.NoError(t, cmd.Wait())
+	}
+}
+
+// A REST API that is open to the network is refused however its socket was opened.
+func TestInheritedSocketsAreNoWayAroundTokens(t *testing.T) {
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	require.NoError(t, err)
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	require.NoError(t, err)
+	defer f.Close()
+	for _, insecure := range []string{"false", "true"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" serve --openflow 127.0.0.1:0 --data "$1" --insecure="$2"`, os.Args[0], t.TempDir(), insecure)
+		cmd.Env = append(os.Environ(), mainVariable+"=1", "LISTEN_FDS=1", "LISTEN_FDNAMES=http")
+		cmd.ExtraFiles = []*os.File{f}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		if insecure == "true" {
+			require.Contains(t, line, "ready")
+			require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+			require.NoError(t, cmd.Wait())
+			require.Contains(t, errs.String(), "INSECURE")
+			continue
+		}
+		require.Empty(t, line)
+		require.Error(t, cmd.Wait())
+		require.Equal(t, exitUsage, cmd.ProcessState.ExitCode(), "%s", &errs)
+		require.Contains(t, errs.String(), "is not a loopback address")
 	}
 }
