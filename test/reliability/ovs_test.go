@@ -115,7 +115,9 @@ func TestC10EchoDuringReadBack(t *testing.T) {
 	for i := range flows {
 		flows[i] = fmt.Sprintf("table=9,priority=%d,metadata=%d,actions=drop", i%1000, i)
 	}
-	b.AddFlow("s1", flows...)
+	for _, f := range flows { // there is no form that all can be written in
+		b.Ofctl("add-flow", b.Target("s1"), f)
+	}
 	since := b.since(ovsDPID)
 	ctx, cancel := context.WithCancel(t.Context())
 	var reading sync.WaitGroup
@@ -183,4 +185,57 @@ func TestS08OnOpenVSwitch(t *testing.T) {
 		require.LessOrEqual(t, d, 3*time.Second)
 		require.NotZero(t, b.serves(1001, rec, 4))
 	}
+}
+
+// TestS07OnOpenVSwitch has an operator use what Open vSwitch has and OpenFlow 1.3 does not
+// know: such entries and groups void no read-back, can be shown, and stay.
+func TestS07OnOpenVSwitch(t *testing.T) {
+	b := openVSwitch(t, 2)
+	rec := b.install(b.document(1, 2))
+	b.Ofctl("add-tlv-map", b.Target("s1"), "{class=0xffff,type=0,len=4}->tun_metadata0")
+	b.AddGroup("s1",
+		"group_id=1,type=indirect,bucket=actions=learn(table=200,priority=1,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[]),output:1",
+		"group_id=2,type=ff,bucket=watch_port:1,actions=push_vlan:0x8100,set_field:4100->vlan_vid,output:2",
+		"group_id=3,type=all,bucket=actions=ct(commit,zone=5,nat(src=10.9.9.1-10.9.9.9:1000-2000)),bucket=actions=controller(userdata=01.02.03,pause)",
+		"group_id=4,type=select,bucket=weight:65535,actions=push_mpls:0x8847,set_field:7->mpls_label,dec_mpls_ttl,output:1",
+	)
+	flows := []string{}
+	for i, f := range []string{
+		"tun_metadata0=0x12345678/0xff00ffff actions=drop", "tun_id=0x5/0xff,tun_src=10.0.0.0/8 actions=set_field:9->tun_id,output:1",
+		"ip,ct_state=+trk-new,ct_mark=1/3,ct_label=0x1/0xff actions=ct(table=201,zone=NXM_NX_REG0[0..15],commit,exec(set_field:0x1->ct_label))",
+		"tcp,tp_src=0x10/0xfff0,tcp_flags=+syn-ack actions=conjunction(7,1/2)", "conj_id=7,ip actions=multipath(eth_src,50,modulo_n,4,0,NXM_NX_REG0[])",
+		"reg0=1/3,reg15=2,xreg3=4,xxreg1=0x5,metadata=6/6,pkt_mark=7 actions=load:1->NXM_NX_REG1[3..5],move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],push:NXM_NX_REG0[],pop:NXM_NX_REG2[]",
+		"ipv6,ipv6_label=5/7,nw_ecn=1,nw_ttl=3 actions=dec_ttl(1,2),write_metadata:0x1/0x3,goto_table:222",
+		"arp,arp_op=2,arp_sha=02:00:00:00:00:00/ff:00:00:00:00:00 actions=bundle(symmetric_l4,60,hrw,ofport,members:1,2)",
+		"icmp6,icmp_type=135,nd_target=2001:db8::/32,nd_options_type=1 actions=set_field:2->nd_options_type,in_port",
+		"dl_type=0x894f,nsh_spi=1,nsh_c1=5 actions=decap(),resubmit(,203)", "ip actions=encap(nsh(md_type=1)),set_field:1->nsh_spi,encap(ethernet),output:1",
+		"dl_vlan=5,dl_vlan_pcp=2 actions=strip_vlan,clone(set_field:1->reg3,output:1),ct_clear,check_pkt_larger(1500)->NXM_NX_REG0[0]",
+		"dl_type=0x8847,mpls_label=5,mpls_bos=1 actions=pop_mpls:0x0800,note:01.02.03.04.05,sample(probability=1,collector_set_id=1,obs_domain_id=1,obs_point_id=1)",
+		"sctp,sctp_dst=7 actions=enqueue:1:3,set_queue:2,pop_queue,exit", "in_port=LOCAL actions=clear_actions,write_actions(group:1)",
+		"tcp,nw_dst=10.1.2.3/255.0.255.0,ip_frag=no actions=fin_timeout(idle_timeout=5),output:NXM_NX_REG0[1..16]",
+	} {
+		flows = append(flows, fmt.Sprintf("table=%d,cookie=0x%x,priority=%d,hard_timeout=%d,%s", 199+i, uint64(0xffff000000000000)+uint64(i), 65535-i, 600*(i%2), f))
+	}
+	for _, f := range flows { // there is no form that all can be written in
+		b.Ofctl("add-flow", b.Target("s1"), f)
+	}
+	foreign := func() (all []string) {
+		for i := range flows {
+			all = append(all, b.DumpFlows("s1", fmt.Sprintf("table=%d", 199+i))...)
+		}
+		return append(all, b.DumpGroups("s1")[:4]...)
+	}
+	before := foreign()
+	since := b.since(ovsDPID)
+	b.proxy.Cut()
+	eventually(t, 20*time.Second, "back", func() bool { return b.connected(ovsDPID) && b.since(ovsDPID) != since })
+	b.ready(ovsDPID)
+	sw, _ := b.known(ovsDPID)
+	require.Equal(t, len(flows), sw.Foreign)
+	require.Empty(t, sw.Faults)
+	_, err := b.core.Installed(t.Context(), ovsDPID)
+	require.NoError(t, err)
+	require.NoError(t, b.core.GroupStats(t.Context(), ovsDPID, func(ofproto.GroupStats) {}))
+	require.Equal(t, before, foreign())
+	require.NotZero(t, b.serves(1000, rec, 2))
 }
