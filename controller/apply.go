@@ -121,6 +121,9 @@ func (s *session) attachAndWork(ctx context.Context) error {
 		case <-s.work:
 		case <-again.C:
 		case <-audit.C:
+			if err := s.recheck(); err != nil {
+				return err
+			}
 			if err := s.auditPorts(ctx); err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ package controller
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"iter"
@@ -100,6 +101,10 @@ type Options struct {
 	// Bindings keeps which certificate each switch is bound to; nil: they are kept
 	// until the process ends.
 	Bindings Bindings
+	// Recheck says why a switch that is connected would not be accepted any more; it is
+	// asked once a minute. For a *CertificateError the session ends, others are told. nil:
+	// nobody asks.
+	Recheck func(tls.ConnectionState) error
 	// AllowPlain lets switches on other machines connect without TLS.
 	AllowPlain bool
 	// PacketInRate and PacketInPortRate are how many packets a second are taken from

@@ -278,6 +278,31 @@ func (c *Controller) secure(ctx context.Context, nc net.Conn) (*x509.Certificate
 	return certs[0], nil
 }
 
+// recheck ends a session whose certificate has been revoked since it began. One that has
+// grown old, or whose authority is not in the file any more, is told: without a controller
+// the switch would be worse off, and a file that is wrong must not cut off all of them.
+func (s *session) recheck() error {
+	tc, ok := s.entry.nc.(*tls.Conn)
+	if !ok || s.c.Recheck == nil {
+		return nil
+	}
+	err := s.c.Recheck(tc.ConnectionState())
+	if err == nil {
+		return nil
+	}
+	text := "a connected switch is refused when it connects again"
+	var own *CertificateError
+	if errors.As(err, &own) {
+		text = "a connected switch is disconnected"
+		err = fmt.Errorf("%w: %w", errIdentity, err)
+	}
+	s.c.alarm("recheck "+s.dpid.String(), text, "dpid", s.dpid.String(), "peer", s.peer.String(), "error", err, certificateLog(s.cert))
+	if own == nil {
+		return nil
+	}
+	return err
+}
+
 // alarmEvery is how often one alarm is repeated at most.
 const alarmEvery = time.Minute
 

@@ -344,17 +344,18 @@ func (c Config) tokens() (northbound.Tokens, error) {
 }
 
 // southboundTLS returns what switches are spoken to with: nil is plain TCP. Switches
-// must show a certificate of the configured authority.
-func (c Config) southboundTLS(log *slog.Logger) (*tls.Config, error) {
+// must show a certificate of the configured authority; recheck is that of controller.Options.
+func (c Config) southboundTLS(log *slog.Logger) (conf *tls.Config, recheck func(tls.ConnectionState) error, err error) {
 	if c.TLSCert == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
 	least := uint16(tls.VersionTLS13)
 	if c.TLSMin == "1.2" {
 		least = tls.VersionTLS12
 	}
 	f := &tlsFiles{cert: c.TLSCert, key: c.TLSKey, ca: c.TLSCA, crl: c.TLSCRL, least: least, log: log}
-	return f.config()
+	conf, err = f.config()
+	return conf, f.recheck, err
 }
 
 // listenHTTP opens the REST API's listener, unless it was inherited, and adds TLS when

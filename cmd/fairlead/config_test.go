@@ -245,16 +245,16 @@ func certificate(t *testing.T) (cert, key string) {
 }
 
 func TestTLS(t *testing.T) {
-	conf, err := Config{}.southboundTLS(slog.Default())
+	conf, _, err := Config{}.southboundTLS(slog.Default())
 	require.NoError(t, err)
 	require.Nil(t, conf, "plain TCP")
 	cert, key := certificate(t)
-	conf, err = Config{TLSCert: cert, TLSKey: key, TLSCA: cert}.southboundTLS(slog.Default())
+	conf, _, err = Config{TLSCert: cert, TLSKey: key, TLSCA: cert}.southboundTLS(slog.Default())
 	require.NoError(t, err)
 	require.Equal(t, tls.RequireAndVerifyClientCert, conf.ClientAuth)
-	_, err = Config{TLSCert: cert, TLSKey: key, TLSCA: key}.southboundTLS(slog.Default())
+	_, _, err = Config{TLSCert: cert, TLSKey: key, TLSCA: key}.southboundTLS(slog.Default())
 	require.ErrorContains(t, err, "tls-ca")
-	_, err = Config{TLSCert: key, TLSKey: key, TLSCA: cert}.southboundTLS(slog.Default())
+	_, _, err = Config{TLSCert: key, TLSKey: key, TLSCA: cert}.southboundTLS(slog.Default())
 	require.ErrorContains(t, err, "tls-cert")
 	_, err = Config{HTTP: "127.0.0.1:0", HTTPTLSCert: key, HTTPTLSKey: key}.listenHTTP(sockets{}, slog.Default())
 	require.ErrorContains(t, err, "http-tls-cert")

@@ -56,7 +56,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	if err != nil {
 		return err
 	}
-	conf, err := cfg.southboundTLS(log)
+	conf, recheck, err := cfg.southboundTLS(log)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func serve(ctx context.Context, cfg Config, sockets sockets) (err error) {
 	}
 	core, err = controller.New(ctx, controller.Options{
 		Store: state, Graph: graph, Cluster: db.ClusterID(), DefaultStage: stage, Log: log,
-		Bindings: state, AllowPlain: cfg.OpenFlowInsecure,
+		Bindings: state, Recheck: recheck, AllowPlain: cfg.OpenFlowInsecure,
 		PacketInRate: cfg.PacketInRate, PacketInPortRate: cfg.PacketInPortRate,
 		Apps: []controller.App{
 			found,

@@ -204,6 +204,25 @@ func (f *tlsFiles) revocations(authorities []*x509.Certificate) (map[revocation]
 	return revoked, nil
 }
 
+// recheck says why an open connection would not be accepted now, by the files as they are.
+func (f *tlsFiles) recheck(cs tls.ConnectionState) error {
+	conf, err := f.current()
+	if err != nil {
+		return err
+	}
+	if err := conf.VerifyConnection(cs); err != nil {
+		return err
+	}
+	between := x509.NewCertPool()
+	for _, c := range cs.PeerCertificates[1:] {
+		between.AddCert(c)
+	}
+	_, err = cs.PeerCertificates[0].Verify(x509.VerifyOptions{
+		Roots: conf.ClientCAs, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return err
+}
+
 // verify refuses what the verification of chains lets pass: weak keys and signatures,
 // and revoked certificates.
 func verify(cs tls.ConnectionState, revoked map[revocation]bool) error {

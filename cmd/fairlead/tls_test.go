@@ -27,6 +27,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -155,7 +156,7 @@ func (s *southbound) renew(name string) {
 func (s *southbound) start() {
 	s.t.Helper()
 	log := slog.New(slog.NewTextHandler(&s.log, nil))
-	conf, err := s.cfg.southboundTLS(log)
+	conf, recheck, err := s.cfg.southboundTLS(log)
 	require.NoError(s.t, err)
 	ln := s.ln
 	if ln == nil {
@@ -167,7 +168,7 @@ func (s *southbound) start() {
 		ln = tls.NewListener(ln, conf)
 	}
 	s.core, err = controller.New(s.t.Context(), controller.Options{
-		Store: &lab.Memory{}, Graph: topology.New(topology.Options{}), Log: log, AllowPlain: s.cfg.OpenFlowInsecure, Bindings: s.bindings,
+		Store: &lab.Memory{}, Graph: topology.New(topology.Options{}), Log: log, AllowPlain: s.cfg.OpenFlowInsecure, Bindings: s.bindings, Recheck: recheck,
 	})
 	require.NoError(s.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -317,6 +318,75 @@ func TestX02BadCertificatesAreRefused(t *testing.T) {
 	require.Eventually(t, func() bool { return s.core.Counters().Refused["tls"] == 2 }, 10*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { return s.core.Counters().Open == 0 }, time.Second, time.Millisecond)
 	s.accepted(1, s.client(s.ca.issue("a good one", ecKey(t), nil)))
+}
+
+// pipes is a listener of connections within the process.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if nc, ok := <-p; ok {
+		return nc, nil
+	}
+	return nil, net.ErrClosed
+}
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+
+// TestX02RevokedWhileConnected revokes the certificate of a switch that is connected, then
+// takes its authority away, and lets time pass until it has expired.
+func TestX02RevokedWhileConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSouthbound(t)
+		revoke := func(serials ...*big.Int) {
+			list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+			for _, n := range serials {
+				list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: time.Now()})
+			}
+			crl, err := x509.CreateRevocationList(rand.Reader, list, s.ca.cert, s.ca.key)
+			require.NoError(t, err)
+			writePEM(t, s.cfg.TLSCRL, "X509 CRL", crl)
+		}
+		s.cfg.TLSCRL = s.path("crl")
+		revoke()
+		door := make(pipes)
+		s.ln = door
+		s.start()
+		connect := func(dpid ofproto.DPID, cert tls.Certificate) {
+			here, there := net.Pipe()
+			door <- there
+			conf := s.client(cert)
+			conf.ServerName = "127.0.0.1"
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				_ = simswitch.New(simswitch.Options{DPID: dpid, Ports: []ofproto.Port{1}}).Serve(s.t.Context(), tls.Client(here, conf))
+			}()
+			t.Cleanup(func() { here.Close(); <-ended })
+			time.Sleep(time.Second)
+			require.NotEmpty(t, s.connected(dpid))
+		}
+		stolen, good := s.ca.issue("stolen", ecKey(t), nil), s.ca.issue("good", ecKey(t), nil)
+		connect(1, stolen)
+		connect(2, good)
+		time.Sleep(10 * time.Minute)
+		require.NotContains(t, s.log.String(), "ALARM")
+		revoke(stolen.Leaf.SerialNumber)
+		time.Sleep(time.Minute)
+		require.Empty(t, s.connected(1), "it is revoked")
+		require.Contains(t, s.log.String(), "it is revoked")
+		require.Contains(t, s.log.String(), "CN=stolen")
+		require.NotEmpty(t, s.connected(2))
+		require.NotContains(t, s.log.String(), "refused when it connects again")
+
+		more := newAuthority(t, "more switches")
+		writePEM(t, s.cfg.TLSCA, "CERTIFICATE", s.ca.cert.Raw, more.cert.Raw)
+		time.Sleep(2 * time.Minute)
+		require.NotContains(t, s.log.String(), "refused when it connects again", "both stand")
+		time.Sleep(time.Hour)
+		require.Contains(t, s.log.String(), "expired or is not yet valid")
+		require.Contains(t, s.log.String(), "refused when it connects again")
+		require.NotEmpty(t, s.connected(2), "it serves on")
+	})
 }
 
 func TestX03CertificateNamesItsDatapath(t *testing.T) {
@@ -598,7 +668,7 @@ func TestWeakOwnCertificateIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	writePEM(t, s.cfg.TLSCert, "CERTIFICATE", cert.Certificate[0])
 	writePEM(t, s.cfg.TLSKey, "PRIVATE KEY", der)
-	_, err = s.cfg.southboundTLS(slog.Default())
+	_, _, err = s.cfg.southboundTLS(slog.Default())
 	require.ErrorContains(t, err, "1024 bits")
 }
 
@@ -611,6 +681,6 @@ func TestCRLMustBeOfTheAuthority(t *testing.T) {
 	require.NoError(t, err)
 	s.cfg.TLSCRL = s.path("crl")
 	writePEM(t, s.cfg.TLSCRL, "X509 CRL", crl)
-	_, err = s.cfg.southboundTLS(slog.Default())
+	_, _, err = s.cfg.southboundTLS(slog.Default())
 	require.ErrorContains(t, err, "none of the authorities")
 }
