@@ -188,6 +188,7 @@ func TestCutLinksBreakNoConnection(t *testing.T) {
 		l.cut(k)
 		udp.flows(t, 1000)
 		t.Logf("%s cut: %v", k, udp.finish())
+		c.noFaults()
 		l.mend(k)
 		c.wait("the link is found again", func() bool { return c.linkCount() == all })
 	}
@@ -196,6 +197,23 @@ func TestCutLinksBreakNoConnection(t *testing.T) {
 	close(broken)
 	for b := range broken {
 		t.Error(b)
+	}
+	c.noFaults()
+}
+
+// noFaults requires that switches have taken all that they were sent.
+func (c *controller) noFaults() {
+	c.t.Helper()
+	var list struct {
+		Items []struct {
+			DPID   string            `json:"dpid"`
+			Faults []json.RawMessage `json:"faults"`
+		} `json:"items"`
+	}
+	require.Equal(c.t, 200, c.rest("GET", "/v1/switches", nil, &list))
+	require.Len(c.t, list.Items, len(c.lab.switches()))
+	for _, sw := range list.Items {
+		require.Empty(c.t, sw.Faults, "switch %s", sw.DPID)
 	}
 }
 
