@@ -110,7 +110,7 @@ func (n *fakeNetwork) Switch(_ context.Context, dpid ofproto.DPID) (northbound.S
 	}
 	return northbound.SwitchView{DPID: dpid.String(), Stage: n.stage, BPDUs: n.bpdus, Role: "master",
 		Connection:  northbound.ConnectionView{State: "connected", Address: "10.9.0.1:40000"},
-		Description: northbound.DescriptionView{Hardware: "Open vSwitch", Software: "3.1.0"},
+		Description: northbound.DescriptionView{Hardware: "Open vSwitch", Software: "3.1.0", Serial: "\x7f\u009b2Jé"},
 		Ports: []northbound.PortView{{Port: 1, Name: "s1-eth1", MAC: "02:00:00:00:00:01", Up: true, Blocked: "another port leads there"},
 			{Port: uint32(ofproto.PortLocal), Name: "s1", MAC: "02:00:00:00:00:02", Up: true}},
 		Faults: []northbound.FaultView{{Object: "vip/web", Reason: "OFPGMFC_OUT_OF_GROUPS\x1b[2J"}}}, nil
@@ -455,6 +455,14 @@ func TestSwitchCommands(t *testing.T) {
 	require.Contains(t, out, "s1-eth1")
 	require.Contains(t, out, "LOCAL")
 	require.Contains(t, out, "OFPGMFC_OUT_OF_GROUPS?[2J", "what a switch says does not drive the terminal")
+	for _, format := range []string{"json", "yaml"} {
+		out = r.done("switch get 1 -o " + format)
+		require.NotContains(t, out, "\u009b", format)
+		require.NotContains(t, out, "\x7f", format)
+		var v struct{ Description struct{ Serial string } }
+		require.NoError(t, yaml.Unmarshal([]byte(out), &v), "JSON is YAML")
+		require.Equal(t, "\x7f\u009b2Jé", v.Description.Serial, "it is the same string")
+	}
 	require.Contains(t, r.done("switch get 0000000000000001 -o yaml"), "dpid: \"0000000000000001\"\n")
 	require.Equal(t, "switch 1 in stage steer\n", r.done("switch stage 1 steer --wait 1s"))
 	require.Equal(t, "steer", r.network.stage)

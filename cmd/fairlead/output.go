@@ -25,7 +25,7 @@ func (c *client) print(body []byte, table func(*tabwriter.Writer) error) error {
 			return c.garbled(err)
 		}
 		b.WriteByte('\n')
-		_, err := c.out.Write(b.Bytes())
+		_, err := c.out.Write(plainJSON(b.Bytes()))
 		return err
 	case "yaml":
 		return c.printYAML(body)
@@ -37,6 +37,15 @@ func (c *client) print(body []byte, table func(*tabwriter.Writer) error) error {
 	return tw.Flush()
 }
 
+// controls are the characters that JSON leaves as they are, a terminal may obey, and YAML
+// does not allow.
+var controls = regexp.MustCompile("[\x7f-\u009f]")
+
+// plainJSON escapes them; they can only be within strings.
+func plainJSON(b []byte) []byte {
+	return controls.ReplaceAllFunc(b, func(c []byte) []byte { return fmt.Appendf(nil, `\u%04x`, []rune(string(c))[0]) })
+}
+
 // otherInYAML11 are strings that are truths or numbers to readers of YAML 1.1, which many
 // still are.
 var otherInYAML11 = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$|^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$`)
@@ -44,7 +53,7 @@ var otherInYAML11 = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$|^[-+]?[0-9][0-9
 // printYAML writes JSON, which is YAML, in block style.
 func (c *client) printYAML(body []byte) error {
 	var doc yaml.Node
-	if err := yaml.Unmarshal(body, &doc); err != nil {
+	if err := yaml.Unmarshal(plainJSON(body), &doc); err != nil {
 		return c.garbled(err)
 	}
 	var block func(*yaml.Node)

@@ -371,7 +371,7 @@ func vipWatch() *cobra.Command {
 func (c *client) printEvent(data []byte) error {
 	switch c.output {
 	case "json":
-		_, err := fmt.Fprintf(c.out, "%s\n", data)
+		_, err := fmt.Fprintf(c.out, "%s\n", plainJSON(data))
 		return err
 	case "yaml":
 		fmt.Fprintln(c.out, "---")
