@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/controller/flowtable"
@@ -28,12 +29,21 @@ type App struct {
 	hosts   map[string]topology.Host // by part name
 	spreads map[string]*spread       // by part name, of new hosts
 	floods  map[topology.Place]*flood
+
+	trunks   map[ofproto.DPID]*trunks // of managed switches
+	withheld map[ofproto.DPID]bool    // those that get trunks when closing is over
+	closing  bool                     // a switch has trunks open that the tree does not have
+	closeBy  time.Time                // when that is not waited for any more
+	reviewed uint64                   // version of the fabric that closing was found for; 0: none
 }
 
 // New returns the app. Hosts that the graph knows already, from before a restart,
 // count as known.
 func New(g *topology.Graph) *App {
-	a := &App{hosts: map[string]topology.Host{}, spreads: map[string]*spread{}, floods: map[topology.Place]*flood{}}
+	a := &App{
+		hosts: map[string]topology.Host{}, spreads: map[string]*spread{}, floods: map[topology.Place]*flood{},
+		trunks: map[ofproto.DPID]*trunks{}, withheld: map[ofproto.DPID]bool{},
+	}
 	for _, h := range g.Snapshot().Hosts() {
 		a.hosts[hostPart(h)] = h
 	}
@@ -78,16 +88,23 @@ func (a *App) Handle(c *controller.Context, event any) {
 		a.unknown(c, e)
 	case controller.Woken:
 		a.learnAgain(c)
+		a.open(c)
 	case controller.SwitchDown:
+		a.reviewed = 0
 		for at := range a.floods {
 			if at.DPID == topology.DPID(e.DPID) {
 				delete(a.floods, at)
 			}
 		}
 	case controller.Applied:
-		a.acknowledged(c, e)
+		if e.Part == partBase {
+			a.assigned(c, e)
+		} else {
+			a.acknowledged(c, e)
+		}
 	case controller.StageChanged:
 		a.restaged(c, e.DPID)
+		a.staged(c, c.Switch(e.DPID))
 	case topology.HostAdded:
 		a.added(c, e.Host)
 	case topology.HostMoved:
@@ -156,7 +173,8 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	dpid := topology.DPID(sw.DPID)
 	caps := sw.Capabilities
 	unlearned := a.unlearned(sw.DPID)
-	return controller.Source{Build: func() flowtable.Part { return compileManaged(snap, dpid, caps, unlearned) }}
+	withheld, tag := a.assign(c, snap, sw.DPID)
+	return controller.Source{Tag: tag, Build: func() flowtable.Part { return compileManaged(snap, dpid, caps, unlearned, withheld) }}
 }
 
 func flow(table ofproto.Table, priority uint16, ins []ofproto.Instruction, match ...ofproto.Field) flowtable.Flow {
@@ -189,8 +207,8 @@ func compileSteer() flowtable.Part {
 // Floods leave by the ports of the broadcast tree and by the edge ports, and are
 // taken from no other ports. A switch with one table does not learn from packets,
 // for every pair of hosts would be an entry there; ARP and neighbour discovery tell
-// of hosts too.
-func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller.Capabilities, unlearned map[topology.Port]bool) flowtable.Part {
+// of hosts too. Ports of the tree that are withheld pass no floods yet.
+func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller.Capabilities, unlearned, withheld map[topology.Port]bool) flowtable.Part {
 	learn := append(apply(ofproto.ToController()), ofproto.GotoTable{Table: controller.TableVIP})
 	p := flowtable.Part{Flows: []flowtable.Flow{
 		flow(controller.TableVIP, controller.PrioMiss, gotoTable(controller.TableDestination)),
@@ -204,6 +222,7 @@ func compileManaged(snap *topology.Snapshot, dpid topology.DPID, caps controller
 	}
 	tree := snap.Tree()
 	out := slices.Concat(tree.Ports(dpid), snap.EdgePorts(dpid))
+	out = slices.DeleteFunc(out, func(p topology.Port) bool { return withheld[p] })
 	slices.Sort(out)
 	sw, _ := snap.Switch(dpid)
 	for _, port := range sw.Ports {
