@@ -173,7 +173,11 @@ func (a *App) Compile(c *controller.Context, sw *controller.Switch, part string)
 	dpid := topology.DPID(sw.DPID)
 	caps := sw.Capabilities
 	unlearned := a.unlearned(sw.DPID)
-	withheld, tag := a.assign(c, snap, sw.DPID)
+	var withheld map[topology.Port]bool
+	var tag uint64
+	if c.Switch(sw.DPID) == sw { // else it is only asked what would be
+		withheld, tag = a.assign(c, snap, sw.DPID)
+	}
 	return controller.Source{Tag: tag, Build: func() flowtable.Part { return compileManaged(snap, dpid, caps, unlearned, withheld) }}
 }
 

@@ -15,7 +15,7 @@ import (
 
 // closeWithin is how long a switch may take to close its ports before others open theirs all
 // the same: a switch that does not answer must not cut others off for good.
-const closeWithin = time.Second
+const closeWithin = 500 * time.Millisecond
 
 // trunks are the ports of a switch that pass floods on to other switches.
 type trunks struct {
@@ -101,12 +101,11 @@ func (a *App) review(c *controller.Context, snap *topology.Snapshot) {
 			a.closing = a.closing || !want[p] && ok && state.Up
 		}
 	}
-	switch {
-	case a.closing && !was:
+	if a.closing && !was {
 		a.closeBy = c.Now.Add(closeWithin)
-		c.WakeAt(a.closeBy)
-	case was && !a.closing:
-		c.WakeAt(c.Now)
+	}
+	if a.closing || was {
+		c.WakeAt(c.Now) // nothing is made dirty while it is compiled
 	}
 }
 
@@ -125,9 +124,19 @@ func (a *App) assigned(c *controller.Context, e controller.Applied) {
 }
 
 // open has switches get the trunks that were withheld, when the others are closed or have
-// taken too long.
+// taken too long. Until then it has those others close.
 func (a *App) open(c *controller.Context) {
 	if a.closing && a.closeBy.After(c.Now) {
+		snap := c.Graph.Snapshot()
+		for dpid, t := range a.trunks {
+			want := trunksOf(snap, dpid)
+			for p := range t.next {
+				if !want[p] {
+					c.Dirty(dpid, partBase)
+					break
+				}
+			}
+		}
 		c.WakeAt(a.closeBy)
 		return
 	}
