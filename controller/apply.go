@@ -570,8 +570,9 @@ func (w *worker) flowsRemoved(now time.Time, results map[flowtable.PartKey]error
 }
 
 // lost notes that the switch has dropped an entry of a part, or was found not to hold it,
-// and says whether the part has to wait for being repaired. A switch that drops one entry for another, or somebody
-// who deletes what is not his, would else be answered as fast as he can.
+// and says whether the part has to wait for being repaired. A switch that drops one entry
+// for another, or somebody who deletes what is not his, would else be answered as fast as
+// he can.
 func (w *worker) lost(key flowtable.PartKey, now time.Time) (waits bool) {
 	l := w.losses[key]
 	if !l.open {
