@@ -51,7 +51,7 @@ type Source struct {
 	// Class is that of the part: where many are to be compiled, those of the lower
 	// class are first.
 	Class flowtable.Class
-	// Patient: that the part changes, in forwarding to a host, may wait for other hosts.
+	// Patient: entries for a host that may wait for those of others.
 	Patient bool
 
 	seq uint64    // of this assignment; set by the core
