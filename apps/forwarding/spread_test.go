@@ -95,18 +95,21 @@ func TestNewHostAcrossLinkOutsideTree(t *testing.T) {
 	}
 }
 
+// circles are networks whose shortest paths are not those of the broadcast tree.
+var circles = []struct {
+	name     string
+	switches int
+	links    [][2]int
+}{
+	{"ring of five", 5, lab.Ring(5)},
+	{"each with each", 4, [][2]int{{1, 2}, {1, 3}, {1, 4}, {2, 3}, {2, 4}, {3, 4}}},
+	{"ladder", 6, [][2]int{{1, 2}, {3, 4}, {5, 6}, {1, 3}, {3, 5}, {2, 4}, {4, 6}}},
+}
+
 // TestNewHostsFromEverywhere sends to hosts from the moment that they are first seen, while
 // each switch takes its entries at moments of its own. Each packet comes once.
 func TestNewHostsFromEverywhere(t *testing.T) {
-	for _, s := range []struct {
-		name     string
-		switches int
-		links    [][2]int
-	}{
-		{"ring of five", 5, lab.Ring(5)},
-		{"each with each", 4, [][2]int{{1, 2}, {1, 3}, {1, 4}, {2, 3}, {2, 4}, {3, 4}}},
-		{"ladder", 6, [][2]int{{1, 2}, {3, 4}, {5, 6}, {1, 3}, {3, 5}, {2, 4}, {4, 6}}},
-	} {
+	for _, s := range circles {
 		for seed := range uint64(6) {
 			t.Run(fmt.Sprint(s.name, " ", seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {

@@ -19,15 +19,7 @@ import (
 // does what it is told at a moment of its own, under broadcasts: none goes round, and none
 // comes twice. Two at most are in steer, which make no circle by themselves.
 func TestBroadcastsWhileStagesChange(t *testing.T) {
-	for _, s := range []struct {
-		name     string
-		switches int
-		links    [][2]int
-	}{
-		{"ring of five", 5, lab.Ring(5)},
-		{"each with each", 4, [][2]int{{1, 2}, {1, 3}, {1, 4}, {2, 3}, {2, 4}, {3, 4}}},
-		{"ladder", 6, [][2]int{{1, 2}, {3, 4}, {5, 6}, {1, 3}, {3, 5}, {2, 4}, {4, 6}}},
-	} {
+	for _, s := range circles {
 		for seed := range uint64(8) {
 			t.Run(fmt.Sprint(s.name, " ", seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
