@@ -278,8 +278,7 @@ func endless(t *testing.T, of ofproto.MultipartType, record func(b []byte, n uin
 	r := start(t, options{tcp: true})
 	p := r.peer()
 	o := hosted(7)
-	var body []byte
-	sent := uint32(0)
+	var sent atomic.Uint32
 	o.override = func(f frame, m ofproto.Message) ([][]byte, bool) {
 		q, ok := m.(*ofproto.MultipartRequest)
 		if ok && q.Type == ofproto.MultipartMeterFeatures {
@@ -289,11 +288,11 @@ func endless(t *testing.T, of ofproto.MultipartType, record func(b []byte, n uin
 			return nil, false
 		}
 		go func() {
-			for sent < 2<<30 {
+			var body []byte
+			for sent.Load() < 2<<30 {
 				body = body[:0]
 				for len(body) < 60000 {
-					sent++
-					body = record(body, sent)
+					body = record(body, sent.Add(1))
 				}
 				_ = p.nc.SetWriteDeadline(time.Now().Add(5 * time.Second))
 				if _, err := p.nc.Write(ofproto.Append(nil, f.XID, &ofproto.MultipartReply{Type: q.Type, Flags: ofproto.MultipartMore, Body: body})); err != nil {
@@ -310,7 +309,7 @@ func endless(t *testing.T, of ofproto.MultipartType, record func(b []byte, n uin
 		most = max(most, heap()-before)
 		return p.over()
 	})
-	t.Logf("cut after %v and %d entries, heap +%d MiB at most", time.Since(begin).Round(time.Millisecond), sent, most>>20)
+	t.Logf("cut after %v and %d entries, heap +%d MiB at most", time.Since(begin).Round(time.Millisecond), sent.Load(), most>>20)
 	require.LessOrEqual(t, most, int64(64<<20))
 }
 
