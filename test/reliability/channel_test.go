@@ -369,8 +369,6 @@ func TestC12Flapping(t *testing.T) {
 	})
 }
 
-// TestC14PortsDuringHandshake changes ports between any two messages of the
-// handshake: what is known in the end is the truth.
 // TestC01NotOpenFlow has peers begin with what is another protocol: they are told from slow
 // ones at once, by the first byte.
 func TestC01NotOpenFlow(t *testing.T) {
@@ -411,6 +409,8 @@ func TestC12NoiseOfManyConnections(t *testing.T) {
 	})
 }
 
+// TestC14PortsDuringHandshake changes ports between any two messages of the
+// handshake: what is known in the end is the truth.
 func TestC14PortsDuringHandshake(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		random, _ := seeded(t)

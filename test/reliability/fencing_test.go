@@ -76,9 +76,6 @@ func TestH18TwoControllersByMistake(t *testing.T) {
 	}
 }
 
-// TestH11ClocksThatStep steps the wall clock of a controller, as far as a process can
-// have that done to it: all that it measures are differences of readings that carry the
-// monotonic clock, so what is restored from a store of another time matters.
 // TestH18SlaveInsteadOfMaster has a switch answer the request to be master with another
 // role: nothing is written by a session that is a slave, or that it is not known what it is.
 func TestH18SlaveInsteadOfMaster(t *testing.T) {
@@ -110,6 +107,9 @@ func TestH18SlaveInsteadOfMaster(t *testing.T) {
 	}
 }
 
+// TestH11ClocksThatStep steps the wall clock of a controller, as far as a process can
+// have that done to it: all that it measures are differences of readings that carry the
+// monotonic clock, so what is restored from a store of another time matters.
 func TestH11ClocksThatStep(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := ring(t, options{})

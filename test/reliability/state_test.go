@@ -475,8 +475,6 @@ func TestS08SomebodyElseChangesTheSwitch(t *testing.T) {
 	})
 }
 
-// TestS10BundleTornApart has the switch throw a half-filled bundle away after 10 s,
-// while the rest of it is on its way.
 // TestS08DroppedAgainAndAgain has a switch drop an entry as soon as it is added, as one does
 // that makes room for one with another: it is repaired ever less often, and that is told.
 func TestS08DroppedAgainAndAgain(t *testing.T) {
@@ -575,6 +573,8 @@ func TestS08MetersAreGone(t *testing.T) {
 	})
 }
 
+// TestS10BundleTornApart has the switch throw a half-filled bundle away after 10 s,
+// while the rest of it is on its way.
 func TestS10BundleTornApart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, c := tapped(t, 3, simswitch.Options{}, faultproxy.Options{})
