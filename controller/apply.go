@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -924,25 +925,28 @@ func (s *session) readBack(ctx context.Context) (*flowtable.Installed, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errNoAnswer)
 	defer cancel()
 	in := s.table.NewInstalled()
-	err := s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, func(b []byte) error {
-		if in.Len() > maxInstalled {
-			return errTooManyEntries
-		}
-		return each(ofproto.GroupDescOf(b), func(g ofproto.GroupDesc) { in.AddGroup(g.Group, g.Type, g.Buckets) })
-	})
+	err := s.conn.Multipart(ctx, &ofproto.MultipartRequest{Type: ofproto.MultipartGroupDesc}, into(in, ofproto.GroupDescOf, func(g ofproto.GroupDesc) {
+		in.AddGroup(g.Group, g.Type, g.Buckets)
+	}))
 	if err != nil && !refused(err) {
 		return nil, fmt.Errorf("groups: %w", err)
 	}
-	err = s.conn.Multipart(ctx, allFlows(), func(b []byte) error {
-		if in.Len() > maxInstalled {
-			return errTooManyEntries
-		}
-		return each(ofproto.FlowStatsOf(b), in.AddFlow)
-	})
+	err = s.conn.Multipart(ctx, allFlows(), into(in, ofproto.FlowStatsOf, in.AddFlow))
 	if err != nil {
 		return nil, fmt.Errorf("flows: %w", err)
 	}
 	return in, s.readMeters(ctx, in)
+}
+
+// into returns what adds the records of a multipart reply to a read-back, as many as one
+// may hold.
+func into[T any](in *flowtable.Installed, records func([]byte) iter.Seq2[T, error], add func(T)) func([]byte) error {
+	return func(b []byte) error {
+		if in.Len() > maxInstalled {
+			return errTooManyEntries
+		}
+		return each(records(b), add)
+	}
 }
 
 // allFlows asks for the flow entries of all tables.

@@ -215,12 +215,7 @@ func (s *session) readMeters(ctx context.Context, in *flowtable.Installed) error
 		return nil
 	}
 	req := &ofproto.MultipartRequest{Type: ofproto.MultipartMeterConfig, Body: ofproto.MeterStatsRequest{Meter: ofproto.MeterAll}}
-	err := s.conn.Multipart(ctx, req, func(b []byte) error {
-		if in.Len() > maxInstalled {
-			return errTooManyEntries
-		}
-		return each(ofproto.MeterConfigOf(b), in.AddMeter)
-	})
+	err := s.conn.Multipart(ctx, req, into(in, ofproto.MeterConfigOf, in.AddMeter))
 	if err != nil && !refused(err) {
 		return fmt.Errorf("meters: %w", err)
 	}
