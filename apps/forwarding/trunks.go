@@ -1,7 +1,6 @@
 package forwarding
 
 import (
-	"maps"
 	"time"
 
 	"github.com/fairlead/fairlead/controller"
@@ -67,18 +66,18 @@ func (a *App) assign(c *controller.Context, snap *topology.Snapshot, dpid ofprot
 		a.trunks[dpid] = t
 	}
 	a.review(c, snap)
-	t.next = want
-	t.tag++
-	if !a.closing {
-		return nil, t.tag
+	t.next, withheld = map[topology.Port]bool{}, map[topology.Port]bool{}
+	for p := range want {
+		if a.closing && !t.open[p] {
+			withheld[p] = true
+		} else {
+			t.next[p] = true
+		}
 	}
-	withheld = maps.Clone(want)
-	maps.DeleteFunc(withheld, func(p topology.Port, _ bool) bool { return t.open[p] })
 	if len(withheld) > 0 {
-		t.next = maps.Clone(want)
-		maps.DeleteFunc(t.next, func(p topology.Port, _ bool) bool { return withheld[p] })
 		a.withheld[dpid] = true
 	}
+	t.tag++
 	return withheld, t.tag
 }
 
