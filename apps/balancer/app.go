@@ -426,8 +426,7 @@ func (a *App) prune(c *controller.Context, old *Record) {
 			if at := a.members[addr]; a.byMember[addr] == nil {
 				a.forget(c, addr)
 			} else if !at.known {
-				at.asked = time.Time{}
-				at.unask(c.Now)
+				at.askAtOnce(c.Now)
 			}
 		}
 	}

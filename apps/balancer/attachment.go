@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"time"
 
 	"github.com/fairlead/fairlead/controller"
 	"github.com/fairlead/fairlead/ofproto"
@@ -47,8 +46,7 @@ func (a *App) attach(c *controller.Context, now Attachments) {
 				continue
 			}
 			if !l.known {
-				l.asked = time.Time{}
-				l.unask(c.Now)
+				l.askAtOnce(c.Now)
 			}
 			if !yield(addr) {
 				return

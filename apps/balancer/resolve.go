@@ -217,12 +217,17 @@ func (l *location) unask(now time.Time) {
 	l.asks = 0
 }
 
+// askAtOnce makes an unknown member due, as if it had never been asked for.
+func (l *location) askAtOnce(now time.Time) {
+	l.asked = time.Time{}
+	l.unask(now)
+}
+
 // askAgain makes every unknown member due at once: something was plugged in.
 func (a *App) askAgain(c *controller.Context) {
 	for _, l := range a.members {
 		if !l.known {
-			l.asked = time.Time{}
-			l.unask(c.Now)
+			l.askAtOnce(c.Now)
 		}
 	}
 	a.resolveSoon(c)
